@@ -1,0 +1,128 @@
+//! One connection to the consumer: bytes in, ops out.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Buf as _, BytesMut};
+use rustix::net::{RecvFlags, recv};
+use spoolway_proto::{ConsumerOp, FrameDecoder, Invalid, Limits, decode_for_producer};
+use tokio::net::UnixStream;
+
+/// How much is read at a time.
+const READ_BYTES: usize = 64 * 1024;
+
+/// How much is read at a time when it is the last: on the stack.
+const LAST_BYTES: usize = 8 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    stream: Arc<UnixStream>,
+    decoder: FrameDecoder,
+    inbox: BytesMut,
+    /// The kernel took less than it was given: the driver says when to go on.
+    blocked: bool,
+    /// A write failed: what is there to be read is the last.
+    broken: bool,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Read {
+    Bytes,
+    Again,
+    Nothing,
+    End,
+}
+
+impl Link {
+    pub(crate) fn new(stream: UnixStream) -> Self {
+        Self {
+            stream: Arc::new(stream),
+            decoder: FrameDecoder::new(Limits::default().frame_bytes_max),
+            inbox: BytesMut::new(),
+            blocked: false,
+            broken: false,
+        }
+    }
+
+    /// What to wait for readiness on.
+    pub(crate) fn stream(&self) -> Arc<UnixStream> {
+        Arc::clone(&self.stream)
+    }
+
+    /// Whether bytes wait for the kernel to take them.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked && !self.broken
+    }
+
+    /// The kernel takes bytes again.
+    pub(crate) fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    /// Reads what the reactor has seen, without waiting.
+    pub(crate) fn read(&mut self) -> Read {
+        if self.broken {
+            return match self.read_last() {
+                Read::Nothing => Read::End,
+                read => read,
+            };
+        }
+        self.inbox.reserve(READ_BYTES);
+        let result = self.stream.try_read_buf(&mut self.inbox);
+        Self::judge(result)
+    }
+
+    /// Reads what the kernel has, also where the reactor has not come by yet: before a connection
+    /// is given up, what was answered counts.
+    pub(crate) fn read_last(&mut self) -> Read {
+        let mut chunk = [0; LAST_BYTES];
+        let result = recv(&self.stream, &mut chunk, RecvFlags::DONTWAIT);
+        let result = result.map(|(count, _)| {
+            self.inbox.extend_from_slice(&chunk[..count]);
+            count
+        });
+        Self::judge(result.map_err(io::Error::from))
+    }
+
+    fn judge(result: io::Result<usize>) -> Read {
+        match result {
+            Ok(0) => Read::End,
+            Ok(_) => Read::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Read::Again,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
+            Err(_) => Read::End,
+        }
+    }
+
+    /// The next op of what was read.
+    pub(crate) fn next_op(&mut self) -> Result<Option<ConsumerOp>, Invalid> {
+        match self.decoder.next(&mut self.inbox)? {
+            Some(frame) => decode_for_producer(&frame).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes as much as the kernel takes. Returns whether the driver has to go on.
+    pub(crate) fn write(&mut self, out: &mut BytesMut) -> bool {
+        if self.broken {
+            out.clear();
+        }
+        while !out.is_empty() && !self.blocked {
+            match self.stream.try_write(out) {
+                Ok(n) => out.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return true;
+                }
+                Err(_) => {
+                    self.broken = true;
+                    out.clear();
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}

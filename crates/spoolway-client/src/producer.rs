@@ -1,0 +1,157 @@
+//! The handle that programs hold.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spoolway_proto::{Message, MessageId};
+use tokio::sync::oneshot;
+
+use crate::receipt::Sending;
+use crate::shared::Shared;
+use crate::{Closed, OpenError, OtherQueueFile, ProducerBuilder, SendError, Status};
+
+/// Sends messages: over the socket, or into the queue file when that is not possible.
+///
+/// A handle: clones share the connection, the order and the bounds. When the last one is dropped,
+/// what is unsettled is handed to the queue file, for which the drop waits at most 5 s; what could
+/// not be written is logged by id. [`close`](Self::close) does the same and tells.
+///
+/// Messages enter in the order of the calls. At most 10,000 messages and 64 MiB are held unsettled
+/// ([`RouteConfig`](crate::route::RouteConfig)); over that a send fails with
+/// [`SendCode::Full`](crate::SendCode::Full).
+#[derive(Clone, Debug)]
+pub struct Producer {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Producer {
+    /// Opens a producer with the defaults of [`Producer::builder`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ProducerBuilder::open`].
+    pub async fn open(
+        socket: impl AsRef<Path>,
+        database: impl AsRef<Path>,
+    ) -> Result<Self, OpenError> {
+        Self::builder(socket, database).open().await
+    }
+
+    /// A producer for the consumer at `socket`, with the queue file `database` beside it.
+    pub fn builder(socket: impl AsRef<Path>, database: impl AsRef<Path>) -> ProducerBuilder {
+        ProducerBuilder::new(socket.as_ref(), database.as_ref())
+    }
+
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let handle = Arc::new(Handle { shared });
+        Self { handle }
+    }
+
+    /// Sends a message. It enters, and takes its place in the order, at this call; the future only
+    /// waits for the answer, and dropping it drops the answer, not the message.
+    ///
+    /// `Ok` means processed, or on disk (or what the message's `ack` level asks for). On `Err` the
+    /// message is given back, with the reasons of both paths.
+    pub fn send(&self, message: Message) -> Sending {
+        let (waiter, answer) = oneshot::channel();
+        match self.handle.shared.enter(message, Some(waiter)) {
+            Ok(message) => Sending::waiting(message, answer),
+            Err(error) => Sending::answered(error.message.id.clone(), Err(error)),
+        }
+    }
+
+    /// Sends a message whose answer nobody waits for. A later failure is logged by id and counted
+    /// in [`Status::returned`]; [`flush`](Self::flush) and [`close`](Self::close) cover it.
+    ///
+    /// # Errors
+    ///
+    /// The message did not enter: it is invalid, the producer is full or closed.
+    pub fn send_later(&self, message: Message) -> Result<MessageId, SendError> {
+        let message = self.handle.shared.enter(message, None)?;
+        Ok(message.id.clone())
+    }
+
+    /// Waits until every message that was sent before is settled, with whatever outcome.
+    ///
+    /// A message that may have been taken while neither the consumer answers nor the file can be
+    /// written stays unsettled until one of them does.
+    pub async fn flush(&self) {
+        self.handle.shared.flush().await;
+    }
+
+    /// Ends the producer, for all its handles, within `deadline`. Until shortly before it (a
+    /// quarter, at most 1 s) the consumer's answers are waited for; what is unanswered then is
+    /// spooled, and what could not be is given back.
+    pub async fn close(&self, deadline: Duration) -> Closed {
+        self.handle.shared.close(deadline).await
+    }
+
+    /// Where its messages stand.
+    pub fn status(&self) -> Status {
+        match self.handle.shared.is_forked() {
+            true => Status::default(),
+            false => self.handle.shared.with(|core, _| core.status()),
+        }
+    }
+
+    pub(crate) fn other_queue(&self) -> Option<OtherQueueFile> {
+        self.handle
+            .shared
+            .with(|core, _| core.other_queue().cloned())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.shared.is_forked() {
+            // Connection and database belong to the parent: not even closing them is safe here.
+            std::mem::forget(Arc::clone(&self.shared));
+        } else {
+            self.shared.hand_over();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::SendCode;
+
+    #[tokio::test]
+    async fn a_fork_gets_errors_and_leaks() {
+        let dir = tempfile::tempdir().unwrap();
+        let producer = Producer::open(dir.path().join("s.sock"), dir.path().join("q.db"))
+            .await
+            .unwrap();
+        // Seen from the child of a fork, the producer was opened by another process.
+        producer.handle.shared.pid.store(0, Ordering::Relaxed);
+        let message = || Message::new("task", "x").unwrap();
+        let error = producer.send(message()).await.unwrap_err();
+        assert_eq!(error.code, SendCode::Forked);
+        assert!(
+            error
+                .to_string()
+                .starts_with("not taken: the producer belongs to the parent")
+        );
+        assert!(producer.send_later(message()).is_err());
+        producer.flush().await;
+        assert!(
+            producer
+                .close(Duration::from_secs(1))
+                .await
+                .returned
+                .is_empty()
+        );
+        let shared = Arc::downgrade(&producer.handle.shared);
+        drop(producer);
+        assert!(shared.upgrade().is_some());
+    }
+}

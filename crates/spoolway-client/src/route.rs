@@ -1,0 +1,1002 @@
+//! Decides where each message goes: over the socket, or into the queue file. No I/O, no clock.
+//!
+//! ```text
+//!              ┌──────────── retry_at, or the socket appears ─────────────┐
+//!              ▼                                                          │
+//!   start ─► Dialing ──connected──► Greeting ──hello answered──► Up       │
+//!             ▲ │ │                    │                         │ │      │
+//!   redial_at │ │ │ refused while      │ closed                  │ │      │
+//!             │ │ │ messages wait      │ too early               │ │      │
+//!          Holding◄┘◄──────────────────┘◄── closed, silent 5 s ──┘ │      │
+//!             │ │                                                  │      │
+//!             │ │ refused, or too late (250 ms, goodbye, 5 s)      │ error│
+//!             ▼ ▼                                                  ▼      │
+//!            Down ◄────────────────────────────────────────────────┘ ─────┘
+//!              the epoch rises; what was sent and not answered is spooled,
+//!              oldest first, in one group, before anything newer
+//! ```
+//!
+//! While `Dialing` or `Greeting` the first time, to resume, or after a goodbye, messages wait (`hold_until`);
+//! in every later dial they go to the file beside it.
+//!
+//! Invariants, asserted after each event in debug builds by `Route::check`:
+//! - a message is in `entries` exactly until it is settled, in the order of its number;
+//! - one group at a time is on its way to the file, and it is the oldest;
+//! - a keyed message is never spooled while `Up`;
+//! - `Written` entries exist only while `Up`, and `in_flight` counts them;
+//! - nothing is written past a number that is still on its way to the file.
+
+mod event;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use spoolway_proto::{Code, Epoch, ProducerId, Ranges};
+
+pub use event::{Action, Event, Lack, Spooled, Verdict};
+
+/// Times and bounds of a [`Route`].
+#[derive(Clone, Debug)]
+pub struct RouteConfig {
+    /// How long the first send waits for a connection, and a later dial may take. Default 5 s.
+    pub connect_timeout: Duration,
+    /// How long unanswered messages wait for a new connection before they are spooled. Default 250 ms.
+    pub resume_grace: Duration,
+    /// How long a keyless message waits for room in the window before it is spooled. Default 1 s.
+    pub full_wait: Duration,
+    /// Time between pings while anything is unanswered. Default 1 s.
+    pub ping_every: Duration,
+    /// Silence that ends a connection while anything is unanswered. Default 5 s.
+    pub silence_max: Duration,
+    /// First delay between dials; it doubles, with full jitter. Default 50 ms.
+    pub backoff_min: Duration,
+    /// Longest delay between dials. Default 30 s.
+    pub backoff_max: Duration,
+    /// How long after a failed commit it is tried again for messages that must not be given up. Default 1 s.
+    pub spool_retry: Duration,
+    /// Unsettled messages held in memory at most. Default 10,000.
+    pub messages_max: usize,
+    /// Bytes of unsettled messages held in memory at most (one message is always admitted). Default 64 MiB.
+    pub bytes_max: usize,
+}
+
+impl Default for RouteConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            resume_grace: Duration::from_millis(250),
+            full_wait: Duration::from_secs(1),
+            ping_every: Duration::from_secs(1),
+            silence_max: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(30),
+            spool_retry: Duration::from_secs(1),
+            messages_max: 10_000,
+            bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// A message on its way, as the route sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing {
+    /// Whether it carries an ordering key.
+    pub keyed: bool,
+    /// What it counts for in a window (`Message::size`).
+    pub bytes: usize,
+    /// When its caller stops waiting (`send_timeout`).
+    pub deadline: Instant,
+}
+
+/// There is no room for another message ([`RouteConfig::messages_max`], [`RouteConfig::bytes_max`]).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Full;
+
+/// The path machine of one producer. `T` is what the shell keeps with each message.
+#[derive(Debug)]
+pub struct Route<T> {
+    config: RouteConfig,
+    rng: SmallRng,
+    producer: ProducerId,
+    epoch: Epoch,
+    link: Link,
+    /// Unsettled messages, ascending by number.
+    entries: VecDeque<Entry<T>>,
+    bytes: usize,
+    /// The number the next message takes.
+    next: u64,
+    /// The first number never written to any consumer.
+    fresh: u64,
+    /// No entry below this number is `Waiting`: where writing goes on.
+    waiting_from: u64,
+    /// Answered numbers above the first unsettled one.
+    answered: Ranges,
+    /// Answered numbers not yet confirmed on this connection.
+    unseen: Ranges,
+    seen_at: Option<Instant>,
+    /// The group on its way to the file.
+    spooling: Option<u64>,
+    next_group: u64,
+    spool_at: Option<Instant>,
+    spooled: u64,
+    failed: u64,
+    /// Dials since the last answer, for the backoff.
+    dials: u32,
+    /// Whether any hello was answered: only before that a refused dial ends the wait.
+    met: bool,
+    /// No entry wants the clock before this.
+    look_at: Option<Instant>,
+    actions: VecDeque<Action<T>>,
+}
+
+#[derive(Debug)]
+enum Link {
+    /// No dial under way; messages go to the file.
+    Down { retry_at: Instant },
+    /// Between two dials of a resume; messages wait.
+    Holding { until: Instant, redial_at: Instant },
+    /// A dial is under way. With `hold_until` messages wait for it that long, else they go to the file.
+    Dialing {
+        hold_until: Option<Instant>,
+        give_up_at: Instant,
+    },
+    /// Connected; hello is said once what was sent before is committed. `said` is the `first` it named.
+    Greeting {
+        hold_until: Option<Instant>,
+        give_up_at: Instant,
+        said: Option<u64>,
+    },
+    /// Hello was answered.
+    Up(Up),
+    /// Given up for good.
+    Abandoned,
+}
+
+#[derive(Debug)]
+struct Up {
+    window: u32,
+    window_bytes: u64,
+    in_flight: u32,
+    bytes_in_flight: u64,
+    /// The number the consumer gives the next message.
+    wire: u64,
+    /// Since when nothing was heard, or nothing was owed.
+    quiet_since: Instant,
+    ping_at: Instant,
+    /// After a goodbye: nothing new is written, and the link is held until then.
+    hold_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    n: u64,
+    body: T,
+    keyed: bool,
+    bytes: usize,
+    deadline: Instant,
+    /// When a keyless message stops waiting for the window.
+    full_at: Instant,
+    step: Step,
+    /// Written to some consumer at some time, and not refused since.
+    sent: bool,
+    /// A connection ended while it was written and unanswered: whatever a later consumer says, an earlier one may
+    /// have stored it.
+    doubtful: bool,
+    /// The caller was told that the fate is unknown.
+    told: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    Waiting,
+    /// Refused for now; tried again at this time.
+    Resting(Instant),
+    Written,
+    Spooling,
+}
+
+/// How soon a connection is tried again while messages wait for it.
+const RESUME_RETRY: Duration = Duration::from_millis(5);
+/// How long a refused message rests when the consumer names no time.
+const REST: Duration = Duration::from_millis(100);
+/// How long answers may go unconfirmed.
+const SEEN_EVERY: Duration = Duration::from_secs(1);
+
+impl<T> Route<T> {
+    /// A route that dials at once. `seed` feeds the producer id and the jitter.
+    pub fn new(now: Instant, config: RouteConfig, seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let until = now + config.connect_timeout;
+        Self {
+            producer: ProducerId::from_u128(rng.random()),
+            rng,
+            epoch: Epoch::default(),
+            link: Link::Dialing {
+                hold_until: Some(until),
+                give_up_at: until,
+            },
+            entries: VecDeque::new(),
+            bytes: 0,
+            next: 1,
+            fresh: 1,
+            waiting_from: 1,
+            answered: Ranges::default(),
+            unseen: Ranges::default(),
+            seen_at: None,
+            spooling: None,
+            next_group: 1,
+            spool_at: None,
+            spooled: 0,
+            failed: 0,
+            dials: 0,
+            met: false,
+            look_at: None,
+            actions: VecDeque::from([Action::Dial]),
+            config,
+        }
+    }
+
+    /// Takes a message: gives it its number and starts it on its way.
+    ///
+    /// # Errors
+    /// [`Full`]: no number was taken.
+    pub fn send(&mut self, now: Instant, body: T, message: Outgoing) -> Result<u64, Full> {
+        let full = self.entries.len() >= self.config.messages_max
+            || self.bytes + message.bytes > self.config.bytes_max;
+        if full && !self.entries.is_empty() {
+            return Err(Full);
+        }
+        let n = self.next;
+        self.next += 1;
+        self.bytes += message.bytes;
+        let full_at = now + self.config.full_wait;
+        self.entries.push_back(Entry {
+            n,
+            body,
+            keyed: message.keyed,
+            bytes: message.bytes,
+            deadline: message.deadline,
+            full_at,
+            step: Step::Waiting,
+            sent: false,
+            doubtful: false,
+            told: false,
+        });
+        self.look_by(if message.keyed {
+            message.deadline
+        } else {
+            full_at.min(message.deadline)
+        });
+        self.advance(now);
+        self.check();
+        Ok(n)
+    }
+
+    /// Tells the route what happened. Together with [`Route::send`] the only mutation.
+    pub fn on(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Connected => self.connected(now),
+            Event::Refused => self.refused(now),
+            Event::Greeted {
+                instance: _,
+                window,
+                window_bytes,
+            } => {
+                self.greeted(now, window, window_bytes);
+            }
+            Event::Acked { outcome, ranges } => {
+                for n in ranges.numbers() {
+                    self.answer(now, n, Verdict::Answered(outcome));
+                }
+            }
+            Event::Dead { n, reason } => self.answer(now, n, Verdict::Dead(reason)),
+            Event::Nacked {
+                n,
+                code,
+                message,
+                retry_after,
+            } => {
+                self.nacked(now, n, code, message, retry_after);
+            }
+            Event::Window {
+                window,
+                window_bytes,
+            } => {
+                if let Link::Up(up) = &mut self.link {
+                    up.window = window;
+                    up.window_bytes = window_bytes;
+                }
+            }
+            Event::Heard => {
+                if let Link::Up(up) = &mut self.link {
+                    up.quiet_since = now;
+                }
+            }
+            Event::Pinged => {
+                if matches!(self.link, Link::Up(_)) {
+                    self.actions.push_back(Action::Pong);
+                }
+            }
+            Event::Goodbye { hold } => {
+                if let Link::Up(up) = &mut self.link {
+                    up.hold_until = Some(now + hold);
+                }
+            }
+            Event::Faulted { code, message, n } => self.faulted(now, code, message, n),
+            Event::Closed => self.closed(now),
+            Event::Appeared => match self.link {
+                Link::Down { .. } => self.dial(now, None),
+                Link::Holding { until, .. } => self.dial(now, Some(until)),
+                Link::Dialing { .. } | Link::Greeting { .. } | Link::Up(_) | Link::Abandoned => {}
+            },
+            Event::Spooled { group, results } => self.spooled(group, results),
+            Event::SpoolFailed { group } => self.spool_failed(now, group),
+            Event::Abandon => self.abandon(),
+            Event::Tick => self.tick(now),
+        }
+        self.advance(now);
+        self.check();
+    }
+
+    /// The next thing the shell must do.
+    pub fn next_action(&mut self) -> Option<Action<T>> {
+        self.actions.pop_front()
+    }
+
+    /// When to call [`Route::on`] with [`Event::Tick`], if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let link = match &self.link {
+            Link::Down { retry_at } => Some(*retry_at),
+            Link::Holding { until, redial_at } => Some(*until.min(redial_at)),
+            Link::Dialing {
+                hold_until,
+                give_up_at,
+            }
+            | Link::Greeting {
+                hold_until,
+                give_up_at,
+                ..
+            } => Some(hold_until.unwrap_or(*give_up_at).min(*give_up_at)),
+            Link::Up(up) => {
+                let owed = up.in_flight > 0;
+                let alive = owed.then(|| up.ping_at.min(up.quiet_since + self.config.silence_max));
+                [alive, up.hold_until].into_iter().flatten().min()
+            }
+            Link::Abandoned => None,
+        };
+        [link, self.seen_at, self.spool_at, self.look_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// What the shell gave with message `n`, while it is unsettled.
+    pub fn body(&self, n: u64) -> Option<&T> {
+        self.find(n).map(|at| &self.entries[at].body)
+    }
+
+    /// Who this route sends as.
+    pub fn producer(&self) -> ProducerId {
+        self.producer
+    }
+
+    /// The number the next message takes.
+    pub fn next_number(&self) -> u64 {
+        self.next
+    }
+
+    /// The lowest unsettled number, or the next one: everything below is settled.
+    pub fn first_unsettled(&self) -> u64 {
+        self.entries.front().map_or(self.next, |entry| entry.n)
+    }
+
+    /// Whether hello was answered and messages go by the socket.
+    pub fn is_up(&self) -> bool {
+        matches!(
+            self.link,
+            Link::Up(Up {
+                hold_until: None,
+                ..
+            })
+        )
+    }
+
+    // ---- the link
+
+    fn connected(&mut self, now: Instant) {
+        if let Link::Dialing {
+            hold_until,
+            give_up_at,
+        } = self.link
+        {
+            let give_up_at = give_up_at.max(now + self.config.connect_timeout);
+            self.link = Link::Greeting {
+                hold_until,
+                give_up_at,
+                said: None,
+            };
+        }
+    }
+
+    /// Hello waits for the commit of what was sent before: its `first` says that all below is answered or on disk.
+    fn say_hello(&mut self) {
+        let first = self.first_unsettled();
+        let Link::Greeting {
+            said: said @ None, ..
+        } = &mut self.link
+        else {
+            return;
+        };
+        if self
+            .entries
+            .iter()
+            .any(|entry| entry.step == Step::Spooling && entry.doubtful)
+        {
+            return;
+        }
+        *said = Some(first);
+        self.epoch = self.epoch.next();
+        self.actions.push_back(Action::Hello {
+            producer: self.producer,
+            epoch: self.epoch,
+            first,
+            fresh: self.fresh.max(first),
+            queue: self.spooled,
+            err: self.failed,
+        });
+    }
+
+    fn greeted(&mut self, now: Instant, window: u32, window_bytes: u64) {
+        let Link::Greeting {
+            said: Some(wire), ..
+        } = self.link
+        else {
+            return;
+        };
+        self.met = true;
+        self.waiting_from = self.first_unsettled();
+        self.link = Link::Up(Up {
+            window,
+            window_bytes,
+            in_flight: 0,
+            bytes_in_flight: 0,
+            wire,
+            quiet_since: now,
+            ping_at: now + self.config.ping_every,
+            hold_until: None,
+        });
+        self.unseen = self.answered.clone();
+        self.seen_at = (!self.unseen.is_empty()).then(|| now + SEEN_EVERY);
+        // What waited for the link waits for the window from here on.
+        self.look_by(now + self.config.full_wait);
+    }
+
+    fn refused(&mut self, now: Instant) {
+        match self.link {
+            Link::Dialing {
+                hold_until: Some(until),
+                ..
+            } if self.met && now < until => {
+                self.link = Link::Holding {
+                    until,
+                    redial_at: now + RESUME_RETRY,
+                };
+            }
+            Link::Dialing { .. } => self.give_up(now),
+            Link::Down { .. }
+            | Link::Holding { .. }
+            | Link::Greeting { .. }
+            | Link::Up(_)
+            | Link::Abandoned => {}
+        }
+    }
+
+    fn closed(&mut self, now: Instant) {
+        match &self.link {
+            Link::Up(up) => {
+                let goodbye = up.hold_until;
+                self.unwrite();
+                let grace = self.entries.front().map(|_| now + self.config.resume_grace);
+                match goodbye.max(grace) {
+                    Some(until) if until > now => self.dial(now, Some(until)),
+                    _ => self.give_up(now),
+                }
+            }
+            Link::Greeting {
+                hold_until: Some(until),
+                ..
+            } if self.met && now < *until => {
+                self.link = Link::Holding {
+                    until: *until,
+                    redial_at: now + RESUME_RETRY,
+                };
+            }
+            Link::Greeting { .. } | Link::Dialing { .. } => self.give_up(now),
+            Link::Down { .. } | Link::Holding { .. } | Link::Abandoned => {}
+        }
+    }
+
+    fn faulted(&mut self, now: Instant, code: Code, message: String, n: Option<u64>) {
+        if !matches!(self.link, Link::Up(_) | Link::Greeting { .. }) {
+            return;
+        }
+        self.actions.push_back(Action::HangUp);
+        let named = n.and_then(|n| self.written(n));
+        self.unwrite();
+        if matches!(code, Code::PairReused | Code::StaleEpoch) {
+            self.producer = ProducerId::from_u128(self.rng.random());
+            self.epoch = Epoch::default();
+        } else if let Some(at) = named {
+            self.settle(at, Verdict::Refused(code, message));
+        }
+        self.give_up(now);
+    }
+
+    fn dial(&mut self, now: Instant, hold_until: Option<Instant>) {
+        let give_up_at = hold_until.unwrap_or(now + self.config.connect_timeout);
+        self.link = Link::Dialing {
+            hold_until,
+            give_up_at,
+        };
+        self.actions.push_back(Action::Dial);
+    }
+
+    /// Ends the hold: the epoch rises, so that rows written from now on fence what the old connection still carries.
+    fn give_up(&mut self, now: Instant) {
+        self.epoch = self.epoch.next();
+        let most = self
+            .config
+            .backoff_min
+            .saturating_mul(1 << self.dials.min(16));
+        let delay = self
+            .rng
+            .random_range(Duration::ZERO..=most.min(self.config.backoff_max));
+        self.dials += 1;
+        self.link = Link::Down {
+            retry_at: now + delay.max(Duration::from_millis(1)),
+        };
+        self.waiting_from = self.first_unsettled();
+    }
+
+    fn abandon(&mut self) {
+        if !matches!(self.link, Link::Abandoned) {
+            self.seen();
+            self.actions.push_back(Action::HangUp);
+            self.unwrite();
+            self.epoch = self.epoch.next();
+            self.link = Link::Abandoned;
+            self.spool_at = None;
+        }
+    }
+
+    /// What was written and not answered waits again, as sent.
+    fn unwrite(&mut self) {
+        for entry in &mut self.entries {
+            entry.doubtful |= entry.step == Step::Written;
+            if matches!(entry.step, Step::Written | Step::Resting(_)) {
+                entry.step = Step::Waiting;
+            }
+        }
+        self.waiting_from = self.first_unsettled();
+        self.unseen.clear();
+        self.seen_at = None;
+    }
+
+    // ---- answers
+
+    fn answer(&mut self, now: Instant, n: u64, verdict: Verdict) {
+        let Some(at) = self.written(n) else { return };
+        self.dials = 0;
+        self.settle(at, verdict);
+        self.answered.insert(n);
+        self.answered.remove_below(self.first_unsettled());
+        self.unseen.insert(n);
+        if self.seen_at.is_none() {
+            self.seen_at = Some(now + SEEN_EVERY);
+        }
+    }
+
+    fn nacked(
+        &mut self,
+        now: Instant,
+        n: u64,
+        code: Code,
+        message: String,
+        retry_after: Option<Duration>,
+    ) {
+        let Some(at) = self.written(n) else { return };
+        let entry = &mut self.entries[at];
+        if matches!(code, Code::Unavailable | Code::RateLimited) && !entry.keyed {
+            let until = now + retry_after.unwrap_or(REST);
+            entry.step = Step::Resting(until);
+            entry.sent = false;
+            self.landed(at);
+            self.look_by(until);
+        } else {
+            self.answer(now, n, Verdict::Refused(code, message));
+        }
+    }
+
+    /// The place of `n` if it is written on this connection and unanswered.
+    fn written(&self, n: u64) -> Option<usize> {
+        self.find(n)
+            .filter(|at| self.entries[*at].step == Step::Written)
+    }
+
+    /// Entry `at` no longer takes room in the window.
+    fn landed(&mut self, at: usize) {
+        let bytes = self.entries[at].bytes as u64;
+        if let Link::Up(up) = &mut self.link {
+            up.in_flight -= 1;
+            up.bytes_in_flight -= bytes;
+        }
+    }
+
+    fn settle(&mut self, at: usize, verdict: Verdict) {
+        if self.entries[at].step == Step::Written {
+            self.landed(at);
+        }
+        let Some(entry) = self.entries.remove(at) else {
+            return;
+        };
+        self.bytes -= entry.bytes;
+        match &verdict {
+            Verdict::Spooled(Spooled::Stored | Spooled::Duplicate(_)) => self.spooled += 1,
+            Verdict::Answered(_) | Verdict::Dead(_) => {}
+            Verdict::Spooled(Spooled::Conflict)
+            | Verdict::Refused(..)
+            | Verdict::NotTaken(_)
+            | Verdict::Unknown => self.failed += 1,
+        }
+        self.actions.push_back(Action::Settle {
+            n: entry.n,
+            body: entry.body,
+            verdict,
+        });
+    }
+
+    // ---- the file
+
+    /// Sends what waits to the file, oldest first, in one group, unless one is on its way.
+    ///
+    /// A keyed message does not pass an earlier one that stays behind: it might have the same key.
+    fn spool(&mut self, now: Instant, wanted: impl Fn(&Entry<T>) -> bool) {
+        if self.spooling.is_some() || self.spool_at.is_some_and(|at| now < at && !self.newcomer()) {
+            return;
+        }
+        let mut numbers = Vec::new();
+        let mut passed = false;
+        for entry in &mut self.entries {
+            if !matches!(entry.step, Step::Waiting | Step::Resting(_)) {
+                continue;
+            }
+            if wanted(entry) && !(entry.keyed && passed) {
+                entry.step = Step::Spooling;
+                numbers.push(entry.n);
+            } else {
+                passed |= entry.keyed;
+            }
+        }
+        if numbers.is_empty() {
+            return;
+        }
+        let group = self.next_group;
+        self.next_group += 1;
+        self.spooling = Some(group);
+        self.spool_at = None;
+        self.actions.push_back(Action::Spool {
+            group,
+            producer: self.producer,
+            epoch: self.epoch,
+            numbers,
+        });
+    }
+
+    /// Whether a message waits that was in no failed group: it is worth another try at once.
+    fn newcomer(&self) -> bool {
+        self.entries
+            .back()
+            .is_some_and(|entry| entry.step == Step::Waiting && !entry.sent)
+    }
+
+    fn spooled(&mut self, group: u64, results: Vec<Spooled>) {
+        if self.spooling != Some(group) {
+            return;
+        }
+        self.spooling = None;
+        let mut at = 0;
+        for result in results {
+            while at < self.entries.len() && self.entries[at].step != Step::Spooling {
+                at += 1;
+            }
+            if at < self.entries.len() {
+                self.settle(at, Verdict::Spooled(result));
+            }
+        }
+    }
+
+    /// What nobody can have taken is given back. The rest stays, to be sent or spooled again.
+    fn spool_failed(&mut self, now: Instant, group: u64) {
+        if self.spooling != Some(group) {
+            return;
+        }
+        self.spooling = None;
+        let over = matches!(self.link, Link::Abandoned);
+        let mut at = 0;
+        while at < self.entries.len() {
+            let entry = &mut self.entries[at];
+            if entry.step != Step::Spooling {
+                at += 1;
+            } else if !entry.doubtful {
+                self.settle(at, Verdict::NotTaken(Lack::Spool));
+            } else if over {
+                self.settle(at, Verdict::Unknown);
+            } else {
+                entry.step = Step::Waiting;
+                self.tell(at);
+                at += 1;
+            }
+        }
+        self.waiting_from = self.first_unsettled();
+        if !self.entries.is_empty() {
+            self.spool_at = Some(now + self.config.spool_retry);
+        }
+    }
+
+    fn tell(&mut self, at: usize) {
+        let entry = &mut self.entries[at];
+        if !entry.told {
+            entry.told = true;
+            self.actions.push_back(Action::Unknown { n: entry.n });
+        }
+    }
+
+    // ---- time
+
+    fn tick(&mut self, now: Instant) {
+        if self.spool_at.is_some_and(|at| now >= at) {
+            self.spool_at = None;
+        }
+        match &mut self.link {
+            Link::Down { retry_at } if now >= *retry_at => self.dial(now, None),
+            Link::Holding { until, .. } if now >= *until => self.give_up(now),
+            Link::Holding { until, redial_at } if now >= *redial_at => {
+                let until = *until;
+                self.dial(now, Some(until));
+            }
+            Link::Dialing {
+                hold_until,
+                give_up_at,
+            }
+            | Link::Greeting {
+                hold_until,
+                give_up_at,
+                ..
+            } if now >= hold_until.unwrap_or(*give_up_at).min(*give_up_at) => {
+                self.actions.push_back(Action::HangUp);
+                self.give_up(now);
+            }
+            Link::Up(up) => {
+                let silent = now >= up.quiet_since + self.config.silence_max;
+                let gone = up.hold_until.is_some_and(|until| now >= until);
+                if up.in_flight > 0 && silent || gone {
+                    self.actions.push_back(Action::HangUp);
+                    self.closed(now);
+                } else if up.in_flight > 0 && now >= up.ping_at {
+                    up.ping_at = now + self.config.ping_every;
+                    self.actions.push_back(Action::Ping);
+                }
+            }
+            Link::Down { .. }
+            | Link::Holding { .. }
+            | Link::Dialing { .. }
+            | Link::Greeting { .. }
+            | Link::Abandoned => {}
+        }
+        if self.look_at.is_some_and(|at| now >= at) {
+            self.look(now);
+        }
+    }
+
+    fn look_by(&mut self, at: Instant) {
+        self.look_at = Some(self.look_at.map_or(at, |known| known.min(at)));
+    }
+
+    /// Looks at every entry's clock, and notes when to look again.
+    fn look(&mut self, now: Instant) {
+        self.look_at = None;
+        let open = matches!(
+            self.link,
+            Link::Up(Up {
+                hold_until: None,
+                ..
+            })
+        );
+        let mut at = 0;
+        while at < self.entries.len() {
+            let entry = &mut self.entries[at];
+            let late = now >= entry.deadline;
+            let aside = !entry.keyed && !entry.sent;
+            match entry.step {
+                Step::Resting(until) if now >= until => {
+                    entry.step = Step::Waiting;
+                    self.waiting_from = self.waiting_from.min(entry.n);
+                }
+                // Goes to the file below.
+                Step::Waiting | Step::Resting(_) if aside => {}
+                Step::Waiting if late && !entry.sent => {
+                    self.settle(at, Verdict::NotTaken(Lack::Window));
+                    continue;
+                }
+                Step::Written | Step::Spooling | Step::Waiting if late => self.tell(at),
+                Step::Waiting | Step::Resting(_) | Step::Written | Step::Spooling => {}
+            }
+            let entry = &self.entries[at];
+            let next = match entry.step {
+                Step::Resting(until) if late => Some(until),
+                Step::Resting(until) => Some(until.min(entry.deadline)),
+                Step::Waiting if aside && open => Some(entry.full_at.min(entry.deadline)),
+                _ => (!entry.told).then_some(entry.deadline),
+            };
+            // What is overdue and still here moves when the link or the file does.
+            if let Some(next) = next.filter(|next| *next > now) {
+                self.look_by(next);
+            }
+            at += 1;
+        }
+        self.spool(now, |entry| {
+            let full = open && entry.step == Step::Waiting && now >= entry.full_at;
+            !entry.keyed && !entry.sent && (full || now >= entry.deadline)
+        });
+    }
+
+    // ---- what follows from the state
+
+    fn advance(&mut self, now: Instant) {
+        match &self.link {
+            Link::Down { .. }
+            | Link::Abandoned
+            | Link::Dialing {
+                hold_until: None, ..
+            } => {
+                self.spool(now, |_| true);
+            }
+            Link::Greeting {
+                hold_until: None,
+                said,
+                ..
+            } => {
+                // After hello, what was sent before waits to be resumed by it.
+                let said = said.is_some();
+                self.spool(now, |entry| !(said && entry.sent));
+                self.say_hello();
+            }
+            Link::Greeting { .. } => self.say_hello(),
+            Link::Dialing { .. } | Link::Holding { .. } => {}
+            Link::Up(_) => {
+                self.write(now);
+                self.confirm(now);
+            }
+        }
+    }
+
+    /// Writes what waits, in order, as far as the window and the file allow.
+    fn write(&mut self, now: Instant) {
+        let Link::Up(up) = &mut self.link else { return };
+        if up.hold_until.is_some() {
+            return;
+        }
+        let mut at = self
+            .entries
+            .partition_point(|entry| entry.n < self.waiting_from);
+        while let Some(entry) = self.entries.get(at) {
+            if entry.step != Step::Waiting {
+                at += 1;
+                continue;
+            }
+            let (n, bytes) = (entry.n, entry.bytes as u64);
+            let fits = up.in_flight < up.window && up.bytes_in_flight + bytes <= up.window_bytes;
+            if !fits && up.in_flight > 0 {
+                break;
+            }
+            if up.wire != n {
+                // The consumer looks into the file for what is skipped, so it must be there.
+                let from = self
+                    .entries
+                    .partition_point(|entry| entry.n < up.wire)
+                    .min(at);
+                let skipped = self.entries.range(from..at);
+                if self.spooling.is_some() && skipped.into_iter().any(|e| e.step == Step::Spooling)
+                {
+                    break;
+                }
+                self.actions.push_back(Action::At { n });
+            }
+            if up.in_flight == 0 {
+                up.quiet_since = now;
+                up.ping_at = now + self.config.ping_every;
+            }
+            up.wire = n + 1;
+            up.in_flight += 1;
+            up.bytes_in_flight += bytes;
+            self.fresh = self.fresh.max(n + 1);
+            let entry = &mut self.entries[at];
+            entry.step = Step::Written;
+            entry.sent = true;
+            self.actions.push_back(Action::Write { n });
+            at += 1;
+        }
+        self.waiting_from = self.entries.get(at).map_or(self.next, |entry| entry.n);
+    }
+
+    fn confirm(&mut self, now: Instant) {
+        let Link::Up(up) = &self.link else { return };
+        let many = self.unseen.len() >= u64::from(up.window / 2).max(1) && up.window > 1;
+        if many || self.seen_at.is_some_and(|at| now >= at) {
+            self.seen();
+        }
+    }
+
+    /// Confirms what was answered, so that the consumer need not keep it.
+    fn seen(&mut self) {
+        self.seen_at = None;
+        let ranges = std::mem::take(&mut self.unseen);
+        if matches!(self.link, Link::Up(_)) && !ranges.is_empty() {
+            let (queue, err) = (self.spooled, self.failed);
+            self.actions.push_back(Action::Seen { ranges, queue, err });
+        }
+    }
+
+    fn find(&self, n: u64) -> Option<usize> {
+        if self.entries.front()?.n == n {
+            return Some(0);
+        }
+        self.entries.binary_search_by_key(&n, |entry| entry.n).ok()
+    }
+
+    /// The invariants above, in debug builds.
+    fn check(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let count = |step| {
+            self.entries
+                .iter()
+                .filter(|entry| entry.step == step)
+                .count()
+        };
+        let written = count(Step::Written);
+        assert!(
+            self.entries.iter().is_sorted_by(|a, b| a.n < b.n),
+            "entries out of order"
+        );
+        assert_eq!(
+            self.bytes,
+            self.entries.iter().map(|entry| entry.bytes).sum::<usize>()
+        );
+        assert_eq!(
+            self.spooling.is_some(),
+            count(Step::Spooling) > 0,
+            "one group at a time"
+        );
+        match &self.link {
+            Link::Up(up) => assert_eq!(written, up.in_flight as usize, "in flight"),
+            _ => assert_eq!(written, 0, "written without a connection"),
+        }
+        let waiting = self
+            .entries
+            .iter()
+            .find(|entry| entry.step == Step::Waiting);
+        if let (Some(entry), Link::Up(_)) = (waiting, &self.link) {
+            assert!(
+                entry.n >= self.waiting_from,
+                "{} waits below the mark",
+                entry.n
+            );
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The producer against a consumer written by hand and a real queue file.
+
+#![allow(clippy::unwrap_used, reason = "in tests a failure is a panic")]
+
+mod close;
+mod file;
+mod open;
+mod resume;
+mod socket;
+mod support;
