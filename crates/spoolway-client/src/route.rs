@@ -26,7 +26,11 @@
 //! - `Written` entries exist only while `Up`, and `in_flight` counts them;
 //! - nothing is written past a number that is still on its way to the file.
 
+mod answers;
+mod clock;
 mod event;
+mod link;
+mod spool;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
-use spoolway_proto::{Code, Epoch, ProducerId, Ranges};
+use spoolway_proto::{Epoch, ProducerId, Ranges};
 
 pub use event::{Action, Event, Lack, Spooled, Verdict};
 
@@ -405,455 +409,6 @@ impl<T> Route<T> {
         )
     }
 
-    // ---- the link
-
-    fn connected(&mut self, now: Instant) {
-        if let Link::Dialing {
-            hold_until,
-            give_up_at,
-        } = self.link
-        {
-            let give_up_at = give_up_at.max(now + self.config.connect_timeout);
-            self.link = Link::Greeting {
-                hold_until,
-                give_up_at,
-                said: None,
-            };
-        }
-    }
-
-    /// Hello waits for the commit of what was sent before: its `first` says that all below is answered or on disk.
-    fn say_hello(&mut self) {
-        let first = self.first_unsettled();
-        let Link::Greeting {
-            said: said @ None, ..
-        } = &mut self.link
-        else {
-            return;
-        };
-        if self
-            .entries
-            .iter()
-            .any(|entry| entry.step == Step::Spooling && entry.doubtful)
-        {
-            return;
-        }
-        *said = Some(first);
-        self.epoch = self.epoch.next();
-        self.actions.push_back(Action::Hello {
-            producer: self.producer,
-            epoch: self.epoch,
-            first,
-            fresh: self.fresh.max(first),
-            queue: self.spooled,
-            err: self.failed,
-        });
-    }
-
-    fn greeted(&mut self, now: Instant, window: u32, window_bytes: u64) {
-        let Link::Greeting {
-            said: Some(wire), ..
-        } = self.link
-        else {
-            return;
-        };
-        self.met = true;
-        self.waiting_from = self.first_unsettled();
-        self.link = Link::Up(Up {
-            window,
-            window_bytes,
-            in_flight: 0,
-            bytes_in_flight: 0,
-            wire,
-            quiet_since: now,
-            ping_at: now + self.config.ping_every,
-            hold_until: None,
-        });
-        self.unseen = self.answered.clone();
-        self.seen_at = (!self.unseen.is_empty()).then(|| now + SEEN_EVERY);
-        // What waited for the link waits for the window from here on.
-        self.look_by(now + self.config.full_wait);
-    }
-
-    fn refused(&mut self, now: Instant) {
-        match self.link {
-            Link::Dialing {
-                hold_until: Some(until),
-                ..
-            } if self.met && now < until => {
-                self.link = Link::Holding {
-                    until,
-                    redial_at: now + RESUME_RETRY,
-                };
-            }
-            Link::Dialing { .. } => self.give_up(now),
-            Link::Down { .. }
-            | Link::Holding { .. }
-            | Link::Greeting { .. }
-            | Link::Up(_)
-            | Link::Abandoned => {}
-        }
-    }
-
-    fn closed(&mut self, now: Instant) {
-        match &self.link {
-            Link::Up(up) => {
-                let goodbye = up.hold_until;
-                self.unwrite();
-                let grace = self.entries.front().map(|_| now + self.config.resume_grace);
-                match goodbye.max(grace) {
-                    Some(until) if until > now => self.dial(now, Some(until)),
-                    _ => self.give_up(now),
-                }
-            }
-            Link::Greeting {
-                hold_until: Some(until),
-                ..
-            } if self.met && now < *until => {
-                self.link = Link::Holding {
-                    until: *until,
-                    redial_at: now + RESUME_RETRY,
-                };
-            }
-            Link::Greeting { .. } | Link::Dialing { .. } => self.give_up(now),
-            Link::Down { .. } | Link::Holding { .. } | Link::Abandoned => {}
-        }
-    }
-
-    fn faulted(&mut self, now: Instant, code: Code, message: String, n: Option<u64>) {
-        if !matches!(self.link, Link::Up(_) | Link::Greeting { .. }) {
-            return;
-        }
-        self.actions.push_back(Action::HangUp);
-        let named = n.and_then(|n| self.written(n));
-        self.unwrite();
-        if matches!(code, Code::PairReused | Code::StaleEpoch) {
-            self.producer = ProducerId::from_u128(self.rng.random());
-            self.epoch = Epoch::default();
-        } else if let Some(at) = named {
-            self.settle(at, Verdict::Refused(code, message));
-        }
-        self.give_up(now);
-    }
-
-    fn dial(&mut self, now: Instant, hold_until: Option<Instant>) {
-        let give_up_at = hold_until.unwrap_or(now + self.config.connect_timeout);
-        self.link = Link::Dialing {
-            hold_until,
-            give_up_at,
-        };
-        self.actions.push_back(Action::Dial);
-    }
-
-    /// Ends the hold: the epoch rises, so that rows written from now on fence what the old connection still carries.
-    fn give_up(&mut self, now: Instant) {
-        self.epoch = self.epoch.next();
-        let most = self
-            .config
-            .backoff_min
-            .saturating_mul(1 << self.dials.min(16));
-        let delay = self
-            .rng
-            .random_range(Duration::ZERO..=most.min(self.config.backoff_max));
-        self.dials += 1;
-        self.link = Link::Down {
-            retry_at: now + delay.max(Duration::from_millis(1)),
-        };
-        self.waiting_from = self.first_unsettled();
-    }
-
-    fn abandon(&mut self) {
-        if !matches!(self.link, Link::Abandoned) {
-            self.seen();
-            self.actions.push_back(Action::HangUp);
-            self.unwrite();
-            self.epoch = self.epoch.next();
-            self.link = Link::Abandoned;
-            self.spool_at = None;
-        }
-    }
-
-    /// What was written and not answered waits again, as sent.
-    fn unwrite(&mut self) {
-        for entry in &mut self.entries {
-            entry.doubtful |= entry.step == Step::Written;
-            if matches!(entry.step, Step::Written | Step::Resting(_)) {
-                entry.step = Step::Waiting;
-            }
-        }
-        self.waiting_from = self.first_unsettled();
-        self.unseen.clear();
-        self.seen_at = None;
-    }
-
-    // ---- answers
-
-    fn answer(&mut self, now: Instant, n: u64, verdict: Verdict) {
-        let Some(at) = self.written(n) else { return };
-        self.dials = 0;
-        self.settle(at, verdict);
-        self.answered.insert(n);
-        self.answered.remove_below(self.first_unsettled());
-        self.unseen.insert(n);
-        if self.seen_at.is_none() {
-            self.seen_at = Some(now + SEEN_EVERY);
-        }
-    }
-
-    fn nacked(
-        &mut self,
-        now: Instant,
-        n: u64,
-        code: Code,
-        message: String,
-        retry_after: Option<Duration>,
-    ) {
-        let Some(at) = self.written(n) else { return };
-        let entry = &mut self.entries[at];
-        if matches!(code, Code::Unavailable | Code::RateLimited) && !entry.keyed {
-            let until = now + retry_after.unwrap_or(REST);
-            entry.step = Step::Resting(until);
-            entry.sent = false;
-            self.landed(at);
-            self.look_by(until);
-        } else {
-            self.answer(now, n, Verdict::Refused(code, message));
-        }
-    }
-
-    /// The place of `n` if it is written on this connection and unanswered.
-    fn written(&self, n: u64) -> Option<usize> {
-        self.find(n)
-            .filter(|at| self.entries[*at].step == Step::Written)
-    }
-
-    /// Entry `at` no longer takes room in the window.
-    fn landed(&mut self, at: usize) {
-        let bytes = self.entries[at].bytes as u64;
-        if let Link::Up(up) = &mut self.link {
-            up.in_flight -= 1;
-            up.bytes_in_flight -= bytes;
-        }
-    }
-
-    fn settle(&mut self, at: usize, verdict: Verdict) {
-        if self.entries[at].step == Step::Written {
-            self.landed(at);
-        }
-        let Some(entry) = self.entries.remove(at) else {
-            return;
-        };
-        self.bytes -= entry.bytes;
-        match &verdict {
-            Verdict::Spooled(Spooled::Stored | Spooled::Duplicate(_)) => self.spooled += 1,
-            Verdict::Answered(_) | Verdict::Dead(_) => {}
-            Verdict::Spooled(Spooled::Conflict)
-            | Verdict::Refused(..)
-            | Verdict::NotTaken(_)
-            | Verdict::Unknown => self.failed += 1,
-        }
-        self.actions.push_back(Action::Settle {
-            n: entry.n,
-            body: entry.body,
-            verdict,
-        });
-    }
-
-    // ---- the file
-
-    /// Sends what waits to the file, oldest first, in one group, unless one is on its way.
-    ///
-    /// A keyed message does not pass an earlier one that stays behind: it might have the same key.
-    fn spool(&mut self, now: Instant, wanted: impl Fn(&Entry<T>) -> bool) {
-        if self.spooling.is_some() || self.spool_at.is_some_and(|at| now < at && !self.newcomer()) {
-            return;
-        }
-        let mut numbers = Vec::new();
-        let mut passed = false;
-        for entry in &mut self.entries {
-            if !matches!(entry.step, Step::Waiting | Step::Resting(_)) {
-                continue;
-            }
-            if wanted(entry) && !(entry.keyed && passed) {
-                entry.step = Step::Spooling;
-                numbers.push(entry.n);
-            } else {
-                passed |= entry.keyed;
-            }
-        }
-        if numbers.is_empty() {
-            return;
-        }
-        let group = self.next_group;
-        self.next_group += 1;
-        self.spooling = Some(group);
-        self.spool_at = None;
-        self.actions.push_back(Action::Spool {
-            group,
-            producer: self.producer,
-            epoch: self.epoch,
-            numbers,
-        });
-    }
-
-    /// Whether a message waits that was in no failed group: it is worth another try at once.
-    fn newcomer(&self) -> bool {
-        self.entries
-            .back()
-            .is_some_and(|entry| entry.step == Step::Waiting && !entry.sent)
-    }
-
-    fn spooled(&mut self, group: u64, results: Vec<Spooled>) {
-        if self.spooling != Some(group) {
-            return;
-        }
-        self.spooling = None;
-        let mut at = 0;
-        for result in results {
-            while at < self.entries.len() && self.entries[at].step != Step::Spooling {
-                at += 1;
-            }
-            if at < self.entries.len() {
-                self.settle(at, Verdict::Spooled(result));
-            }
-        }
-    }
-
-    /// What nobody can have taken is given back. The rest stays, to be sent or spooled again.
-    fn spool_failed(&mut self, now: Instant, group: u64) {
-        if self.spooling != Some(group) {
-            return;
-        }
-        self.spooling = None;
-        let over = matches!(self.link, Link::Abandoned);
-        let mut at = 0;
-        while at < self.entries.len() {
-            let entry = &mut self.entries[at];
-            if entry.step != Step::Spooling {
-                at += 1;
-            } else if !entry.doubtful {
-                self.settle(at, Verdict::NotTaken(Lack::Spool));
-            } else if over {
-                self.settle(at, Verdict::Unknown);
-            } else {
-                entry.step = Step::Waiting;
-                self.tell(at);
-                at += 1;
-            }
-        }
-        self.waiting_from = self.first_unsettled();
-        if !self.entries.is_empty() {
-            self.spool_at = Some(now + self.config.spool_retry);
-        }
-    }
-
-    fn tell(&mut self, at: usize) {
-        let entry = &mut self.entries[at];
-        if !entry.told {
-            entry.told = true;
-            self.actions.push_back(Action::Unknown { n: entry.n });
-        }
-    }
-
-    // ---- time
-
-    fn tick(&mut self, now: Instant) {
-        if self.spool_at.is_some_and(|at| now >= at) {
-            self.spool_at = None;
-        }
-        match &mut self.link {
-            Link::Down { retry_at } if now >= *retry_at => self.dial(now, None),
-            Link::Holding { until, .. } if now >= *until => self.give_up(now),
-            Link::Holding { until, redial_at } if now >= *redial_at => {
-                let until = *until;
-                self.dial(now, Some(until));
-            }
-            Link::Dialing {
-                hold_until,
-                give_up_at,
-            }
-            | Link::Greeting {
-                hold_until,
-                give_up_at,
-                ..
-            } if now >= hold_until.unwrap_or(*give_up_at).min(*give_up_at) => {
-                self.actions.push_back(Action::HangUp);
-                self.give_up(now);
-            }
-            Link::Up(up) => {
-                let silent = now >= up.quiet_since + self.config.silence_max;
-                let gone = up.hold_until.is_some_and(|until| now >= until);
-                if up.in_flight > 0 && silent || gone {
-                    self.actions.push_back(Action::HangUp);
-                    self.closed(now);
-                } else if up.in_flight > 0 && now >= up.ping_at {
-                    up.ping_at = now + self.config.ping_every;
-                    self.actions.push_back(Action::Ping);
-                }
-            }
-            Link::Down { .. }
-            | Link::Holding { .. }
-            | Link::Dialing { .. }
-            | Link::Greeting { .. }
-            | Link::Abandoned => {}
-        }
-        if self.look_at.is_some_and(|at| now >= at) {
-            self.look(now);
-        }
-    }
-
-    fn look_by(&mut self, at: Instant) {
-        self.look_at = Some(self.look_at.map_or(at, |known| known.min(at)));
-    }
-
-    /// Looks at every entry's clock, and notes when to look again.
-    fn look(&mut self, now: Instant) {
-        self.look_at = None;
-        let open = matches!(
-            self.link,
-            Link::Up(Up {
-                hold_until: None,
-                ..
-            })
-        );
-        let mut at = 0;
-        while at < self.entries.len() {
-            let entry = &mut self.entries[at];
-            let late = now >= entry.deadline;
-            let aside = !entry.keyed && !entry.sent;
-            match entry.step {
-                Step::Resting(until) if now >= until => {
-                    entry.step = Step::Waiting;
-                    self.waiting_from = self.waiting_from.min(entry.n);
-                }
-                // Goes to the file below.
-                Step::Waiting | Step::Resting(_) if aside => {}
-                Step::Waiting if late && !entry.sent => {
-                    self.settle(at, Verdict::NotTaken(Lack::Window));
-                    continue;
-                }
-                Step::Written | Step::Spooling | Step::Waiting if late => self.tell(at),
-                Step::Waiting | Step::Resting(_) | Step::Written | Step::Spooling => {}
-            }
-            let entry = &self.entries[at];
-            let next = match entry.step {
-                Step::Resting(until) if late => Some(until),
-                Step::Resting(until) => Some(until.min(entry.deadline)),
-                Step::Waiting if aside && open => Some(entry.full_at.min(entry.deadline)),
-                _ => (!entry.told).then_some(entry.deadline),
-            };
-            // What is overdue and still here moves when the link or the file does.
-            if let Some(next) = next.filter(|next| *next > now) {
-                self.look_by(next);
-            }
-            at += 1;
-        }
-        self.spool(now, |entry| {
-            let full = open && entry.step == Step::Waiting && now >= entry.full_at;
-            !entry.keyed && !entry.sent && (full || now >= entry.deadline)
-        });
-    }
-
     // ---- what follows from the state
 
     fn advance(&mut self, now: Instant) {
@@ -933,7 +488,7 @@ impl<T> Route<T> {
         self.waiting_from = self.entries.get(at).map_or(self.next, |entry| entry.n);
     }
 
-    fn confirm(&mut self, now: Instant) {
+    pub(super) fn confirm(&mut self, now: Instant) {
         let Link::Up(up) = &self.link else { return };
         let many = self.unseen.len() >= u64::from(up.window / 2).max(1) && up.window > 1;
         if many || self.seen_at.is_some_and(|at| now >= at) {
@@ -942,7 +497,7 @@ impl<T> Route<T> {
     }
 
     /// Confirms what was answered, so that the consumer need not keep it.
-    fn seen(&mut self) {
+    pub(super) fn seen(&mut self) {
         self.seen_at = None;
         let ranges = std::mem::take(&mut self.unseen);
         if matches!(self.link, Link::Up(_)) && !ranges.is_empty() {
@@ -951,7 +506,7 @@ impl<T> Route<T> {
         }
     }
 
-    fn find(&self, n: u64) -> Option<usize> {
+    pub(super) fn find(&self, n: u64) -> Option<usize> {
         if self.entries.front()?.n == n {
             return Some(0);
         }

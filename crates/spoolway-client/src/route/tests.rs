@@ -1,6 +1,6 @@
 //! Every state against every event, and the behaviours that a row of a table does not show.
 
-use spoolway_proto::{InstanceId, Outcome};
+use spoolway_proto::{Code, InstanceId, Outcome};
 
 use super::*;
 
