@@ -1,0 +1,452 @@
+//! One write in a transaction that is open: its statements, and what they do to the claims.
+
+use std::path::Path;
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use spoolway_proto::{InstanceId, Message, MessageId, Outcome, Payload, ProducerId, Timestamp};
+use uuid::Uuid;
+
+use crate::claims::{ClaimBook, Cut};
+use crate::clock::{self, Now};
+use crate::write::{
+    Due, Existing, HeldKey, Kept, NewRow, Origin, ProducerRecord, RowState, Write, Written,
+};
+use crate::{QueueError, schema, sql};
+
+/// Who claims rows, and whether it knows the rows of this file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    pub(crate) instance: InstanceId,
+    /// False from the moment the path names another file until that one is taken over: numbers of
+    /// rows that are still on their way belong to the old one.
+    pub(crate) rows_valid: bool,
+}
+
+/// A transaction that is open, and what has to be told once it is committed.
+pub(crate) struct Tx<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) path: &'a Path,
+    pub(crate) book: &'a mut ClaimBook,
+    pub(crate) owner: &'a mut Owner,
+    pub(crate) now: Now,
+    pub(crate) news: News,
+}
+
+/// What a commit changes outside the file.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// There is something new to dequeue.
+    pub(crate) inserted: bool,
+    /// Kept outcomes that were recorded.
+    pub(crate) kept: Vec<(ProducerId, Vec<Kept>)>,
+}
+
+/// Why a write was not applied.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Sql(rusqlite::Error),
+    Refused(QueueError),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+type Applied<T = Written> = Result<T, Fault>;
+
+impl Tx<'_> {
+    /// Applies one write.
+    pub(crate) fn apply(&mut self, write: &Write) -> Applied {
+        if write.names_rows() && !self.owner.rows_valid {
+            return Err(Fault::Refused(QueueError::Moved {
+                path: self.path.into(),
+            }));
+        }
+        match write {
+            Write::Insert(row) => self.insert(row),
+            Write::Claim(seqs) => self.claim(seqs),
+            Write::Release(seqs) => {
+                for &seq in seqs {
+                    self.give_back(seq)?;
+                }
+                Ok(Written::Done)
+            }
+            Write::Begin { seq } => self.begin(*seq),
+            Write::Processed { seq, attempts } => self.processed(*seq, *attempts),
+            Write::Retry {
+                seq,
+                attempts,
+                due,
+                error,
+            } => self.retry(*seq, *attempts, *due, error),
+            Write::Dead {
+                seq,
+                attempts,
+                reason,
+                error,
+            } => self.dead(*seq, *attempts, reason, error.as_deref()),
+            Write::SettleById {
+                id,
+                crc,
+                outcome,
+                reason,
+            } => self.settle_by_id(id, *crc, *outcome, reason.as_deref()),
+            Write::SaveProducer(record) => self.save_producer(record),
+            Write::HoldKey(held) => self.hold_key(held),
+            Write::FreeKey(key) => {
+                self.prepare(sql::FREE_KEY)?.execute([key.as_str()])?;
+                Ok(Written::Done)
+            }
+            Write::SaveMeta { name, value } => self.save_meta(name, value.as_deref()),
+        }
+    }
+
+    pub(crate) fn prepare(&self, statement: &str) -> rusqlite::Result<CachedStatement<'_>> {
+        self.conn.prepare_cached(statement)
+    }
+
+    fn insert(&mut self, row: &NewRow) -> Applied {
+        let message = &*row.message;
+        if message.id.is_empty() {
+            let error = QueueError::misuse(self.path, "a message to store has no id");
+            return Err(Fault::Refused(error));
+        }
+        let crc = message.crc();
+        let inserted = {
+            let attributes = message.encode_attributes();
+            let (due_at, due_boot) = self.due(row.state.due(), message.deliver_at);
+            let mut producer = Uuid::encode_buffer();
+            let producer = row.origin.map(|origin| {
+                let uuid = Uuid::from_u128(origin.producer.as_u128());
+                &*uuid.hyphenated().encode_lower(&mut producer)
+            });
+            let (attempts, error) = row.state.attempts();
+            let dead_reason = row.state.dead_reason();
+            self.prepare(sql::INSERT)?.execute(params![
+                message.id.as_str(),
+                &*message.r#type,
+                message.payload.as_str(),
+                message
+                    .timestamp
+                    .map_or(self.now.wall_ms, |timestamp| timestamp.0),
+                attributes,
+                message.key.as_ref().map(|key| key.as_str()),
+                message.priority,
+                due_at,
+                due_boot,
+                message.expires_at().map(|moment| moment.0),
+                attempts,
+                row.state.is_suspect(),
+                producer,
+                row.origin.map(|origin| origin.epoch.0.cast_signed()),
+                row.origin.map(|origin| origin.sequence.cast_signed()),
+                crc,
+                error,
+                (attempts > 0).then_some(self.now.wall_ms),
+                if dead_reason.is_some() { 2 } else { 0 },
+                dead_reason.map(|_| self.now.wall_s()),
+                dead_reason,
+            ])?
+        };
+        if inserted == 0 {
+            return self.insert_existing(row, crc);
+        }
+        let seq = self.conn.last_insert_rowid();
+        if row.state.is_claimed() {
+            self.claim(&[seq])?;
+        }
+        self.news.inserted |= row.state.dead_reason().is_none();
+        Ok(Written::Inserted { seq })
+    }
+
+    /// The id has a row: says which, and brings it up to date with what the copy has been through.
+    fn insert_existing(&mut self, row: &NewRow, crc: u32) -> Applied {
+        let id = &row.message.id;
+        let found = self
+            .prepare(sql::EXISTING)?
+            .query_row([id.as_str()], |found| {
+                let stored: Option<u32> = found.get(2)?;
+                let stored = match stored {
+                    Some(stored) => stored,
+                    None => content_crc(id, found.get(3)?, found.get(4)?),
+                };
+                Ok((found.get::<_, i64>(0)?, found.get::<_, i64>(1)?, stored))
+            })?;
+        let (seq, processed, stored) = found;
+        if stored != crc {
+            return Ok(Written::Conflict);
+        }
+        if let Some(origin) = &row.origin {
+            self.fill_origin(seq, origin)?;
+        }
+        let state = match processed {
+            0 => Existing::Pending,
+            1 => Existing::Processed,
+            _ => Existing::Dead,
+        };
+        if state == Existing::Pending {
+            self.update_existing(seq, row)?;
+        }
+        Ok(Written::Exists { seq, state })
+    }
+
+    fn fill_origin(&self, seq: i64, origin: &Origin) -> Applied<()> {
+        self.prepare(sql::FILL_ORIGIN)?.execute(params![
+            seq,
+            origin.producer.to_string(),
+            origin.epoch.0.cast_signed(),
+            origin.sequence.cast_signed(),
+        ])?;
+        Ok(())
+    }
+
+    fn update_existing(&mut self, seq: i64, row: &NewRow) -> Applied<()> {
+        match &row.state {
+            RowState::Dead {
+                attempts,
+                reason,
+                error,
+            } => {
+                self.dead(seq, *attempts, reason, error.as_deref())?;
+            }
+            RowState::Pending {
+                attempts,
+                due,
+                error,
+                suspect,
+                claimed,
+            } => {
+                if *attempts > 0 || *suspect {
+                    let (due_at, due_boot) = self.due(*due, row.message.deliver_at);
+                    self.prepare(sql::UPDATE_EXISTING)?.execute(params![
+                        seq,
+                        attempts,
+                        due_at,
+                        due_boot,
+                        error,
+                        suspect,
+                        (*attempts > 0).then_some(self.now.wall_ms),
+                    ])?;
+                }
+                if *claimed {
+                    self.claim(&[seq])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, seqs: &[i64]) -> Applied {
+        for (first, last) in self.book.take(seqs) {
+            let id = self.insert_claim(first, last)?;
+            self.book.add(id, first, last);
+        }
+        Ok(Written::Done)
+    }
+
+    pub(crate) fn insert_claim(&self, first: i64, last: i64) -> rusqlite::Result<i64> {
+        let instance = self.owner.instance.to_string();
+        let claim = params![first, last, instance, self.now.wall_ms];
+        self.prepare(sql::CLAIM)?.insert(claim)
+    }
+
+    /// Writes the claims of the book anew: a commit that failed may have left others in the file.
+    pub(crate) fn resync_claims(&mut self) -> rusqlite::Result<()> {
+        let instance = self.owner.instance.to_string();
+        self.prepare(sql::CLAIMS_OF)?.execute([instance])?;
+        for (first, last) in self.book.ranges() {
+            let id = self.insert_claim(first, last)?;
+            self.book.renumber(first, id);
+        }
+        Ok(())
+    }
+
+    /// Ends the claim on a row that stays pending.
+    fn give_back(&mut self, seq: i64) -> Applied<()> {
+        let (cut, behind) = self.book.give_back(seq);
+        match cut {
+            Cut::NotHeld => {}
+            Cut::End { id } => self.end_claim(id)?,
+            Cut::Shrink {
+                id, first, last, ..
+            } => {
+                self.prepare(sql::CLAIM_SHRINK)?
+                    .execute([id, first, last])?;
+            }
+        }
+        if let Some(behind) = behind {
+            let (first, last) = behind.bounds();
+            let id = self.insert_claim(first, last)?;
+            self.book.add_behind(id, &behind);
+        }
+        Ok(())
+    }
+
+    /// Ends the claim on a row that is settled.
+    fn settle_claim(&mut self, seq: i64) -> Applied<()> {
+        match self.book.settle(seq) {
+            Some(id) => self.end_claim(id),
+            None => Ok(()),
+        }
+    }
+
+    fn end_claim(&self, id: i64) -> Applied<()> {
+        self.prepare(sql::CLAIM_END)?.execute([id])?;
+        Ok(())
+    }
+
+    fn begin(&mut self, seq: i64) -> Applied {
+        let attempts = self
+            .prepare(sql::BEGIN_ATTEMPT)?
+            .query_row([seq, self.now.wall_ms], |row| row.get(0))
+            .optional()?;
+        Ok(Written::Began {
+            attempts: attempts.unwrap_or(0),
+        })
+    }
+
+    fn processed(&mut self, seq: i64, attempts: u32) -> Applied {
+        let values = params![seq, self.now.wall_s(), attempts];
+        let changed = self.prepare(sql::PROCESSED)?.execute(values)?;
+        self.settle_claim(seq)?;
+        Ok(settled(seq, changed))
+    }
+
+    fn retry(&mut self, seq: i64, attempts: u32, due: Due, error: &str) -> Applied {
+        let (due_at, due_boot) = self.due(due, None);
+        let values = params![seq, attempts, due_at, due_boot, error, self.now.wall_ms];
+        let changed = self.prepare(sql::RETRY)?.execute(values)?;
+        self.give_back(seq)?;
+        Ok(settled(seq, changed))
+    }
+
+    fn dead(&mut self, seq: i64, attempts: u32, reason: &str, error: Option<&str>) -> Applied {
+        let values = params![seq, self.now.wall_s(), attempts, reason, error];
+        let changed = self.prepare(sql::DEAD)?.execute(values)?;
+        self.settle_claim(seq)?;
+        Ok(settled(seq, changed))
+    }
+
+    fn settle_by_id(
+        &mut self,
+        id: &MessageId,
+        crc: u32,
+        outcome: Outcome,
+        reason: Option<&str>,
+    ) -> Applied {
+        let found = self
+            .prepare(sql::PENDING_BY_ID)?
+            .query_row([id.as_str()], |row| {
+                let stored: Option<u32> = row.get(2)?;
+                let stored = match stored {
+                    Some(stored) => stored,
+                    None => content_crc(id, row.get(3)?, row.get(4)?),
+                };
+                Ok((row.get(0)?, row.get(1)?, stored))
+            })
+            .optional()?;
+        match (found, outcome) {
+            (Some((seq, attempts, stored)), Outcome::Processed) if stored == crc => {
+                self.processed(seq, attempts)
+            }
+            (Some((seq, attempts, stored)), Outcome::Dead) if stored == crc => {
+                self.dead(seq, attempts, reason.unwrap_or("dead"), None)
+            }
+            _ => Ok(Written::Settled { seq: None }),
+        }
+    }
+
+    pub(crate) fn save_producer(&mut self, record: &ProducerRecord) -> Applied {
+        let kept = match record.kept.as_slice() {
+            [] => None,
+            kept => Some(serde_json::to_string(kept).map_err(|error| {
+                let error = rusqlite::Error::ToSqlConversionFailure(Box::new(error));
+                Fault::Sql(error)
+            })?),
+        };
+        let counts = &record.counts;
+        self.prepare(sql::SAVE_PRODUCER)?.execute(params![
+            record.producer.to_string(),
+            record.epoch.0.cast_signed(),
+            record.instance.to_string(),
+            record.watermark.cast_signed(),
+            counts.sent.cast_signed(),
+            counts.by_socket.cast_signed(),
+            counts.by_queue.cast_signed(),
+            counts.processed.cast_signed(),
+            counts.stored.cast_signed(),
+            counts.dead.cast_signed(),
+            counts.err.cast_signed(),
+            kept,
+            record.updated_at.0,
+        ])?;
+        self.news.kept.push((record.producer, record.kept.clone()));
+        Ok(Written::Done)
+    }
+
+    fn hold_key(&mut self, held: &HeldKey) -> Applied {
+        self.prepare(sql::HOLD_KEY)?.execute(params![
+            held.key.as_str(),
+            held.since.0,
+            held.message_id.as_str(),
+            held.reason,
+        ])?;
+        Ok(Written::Done)
+    }
+
+    fn save_meta(&mut self, name: &str, value: Option<&str>) -> Applied {
+        if [
+            schema::META_IDENTITY,
+            schema::META_OWNER,
+            schema::META_CLEAN,
+        ]
+        .contains(&name)
+        {
+            let what = format!("the name {name:?} is the queue's own");
+            return Err(Fault::Refused(QueueError::misuse(self.path, what)));
+        }
+        self.set_meta(name, value)?;
+        Ok(Written::Done)
+    }
+
+    pub(crate) fn set_meta(&self, name: &str, value: Option<&str>) -> rusqlite::Result<()> {
+        match value {
+            Some(value) => self.prepare(sql::META_SET)?.execute([name, value])?,
+            None => self.prepare(sql::META_CLEAR)?.execute([name])?,
+        };
+        Ok(())
+    }
+
+    /// The columns `due_at` and `due_boot`.
+    fn due(&self, due: Due, deliver_at: Option<Timestamp>) -> (Option<i64>, Option<&'static str>) {
+        match due {
+            Due::Now => (deliver_at.map(|moment| moment.0), None),
+            Due::At(moment) => (Some(moment.0), None),
+            Due::In(wait) if wait.is_zero() => (None, None),
+            Due::In(wait) => {
+                let boot = clock::boot_id();
+                let now = if boot.is_some() {
+                    self.now.boot_ms
+                } else {
+                    self.now.wall_ms
+                };
+                (Some(now.saturating_add(clock::millis(wait))), boot)
+            }
+        }
+    }
+}
+
+fn settled(seq: i64, changed: usize) -> Written {
+    Written::Settled {
+        seq: (changed > 0).then_some(seq),
+    }
+}
+
+/// The CRC of a row that carries none.
+fn content_crc(id: &MessageId, r#type: String, payload: String) -> u32 {
+    Message::with_payload(r#type, Payload::from_trusted_json(payload))
+        .id(id)
+        .crc()
+}

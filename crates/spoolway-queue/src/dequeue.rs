@@ -1,0 +1,342 @@
+//! The queue as a plain building block: enqueue, dequeue, settle, peek.
+//!
+//! The consumer does not use this: it reads [`candidates`](SqliteQueue::candidates) and submits
+//! writes. Here one handle keeps the lock, claims in memory and asks for nothing else.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use rusqlite::OptionalExtension;
+use spoolway_proto::{InstanceId, Message, MessageId, Timestamp, validate_queue_message};
+use uuid::Uuid;
+
+use crate::clock::Now;
+use crate::read::{Before, Candidate, Cursor, Page};
+use crate::write::{Due, NewRow, Write, Written};
+use crate::{ConsumerLock, QueueError, SqliteQueue, sql};
+
+/// A message that was stored, or found stored before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    /// Its id, chosen if it had none.
+    pub id: MessageId,
+    /// [`Written::Inserted`], [`Written::Exists`], or [`Written::Conflict`] in a batch.
+    pub written: Written,
+}
+
+/// A message that is held by this handle until it is settled.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The number of its row.
+    pub seq: i64,
+    /// The message.
+    pub message: Arc<Message>,
+    /// Handler starts before this one.
+    pub attempts: u32,
+    /// It may be what killed its consumer; this start is counted already.
+    pub suspect: bool,
+}
+
+/// How a claim ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It was processed.
+    Processed,
+    /// To be tried again.
+    Retry {
+        /// Not before this has passed.
+        after: Duration,
+        /// What went wrong.
+        error: String,
+    },
+    /// A dead letter.
+    Dead {
+        /// Why, as a code.
+        reason: String,
+        /// What went wrong, in words.
+        error: Option<String>,
+    },
+    /// Given back untried.
+    Release,
+}
+
+/// What `dequeue` remembers between calls.
+#[derive(Default)]
+pub(crate) struct Dequeuer {
+    lock: Option<ConsumerLock>,
+    claimed: HashSet<i64>,
+    /// The file that the claims are in.
+    generation: u64,
+}
+
+/// The plain building block. All of these block.
+impl SqliteQueue {
+    /// Stores a message; id and timestamp are filled in when absent. The same message again is
+    /// no error.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Invalid`], [`QueueError::Conflict`], or why nothing was written.
+    pub fn enqueue(&self, message: &Message) -> Result<Enqueued, QueueError> {
+        let mut enqueued = self.enqueue_batch(std::slice::from_ref(message))?;
+        match enqueued.pop() {
+            Some(Enqueued {
+                id,
+                written: Written::Conflict,
+            }) => Err(QueueError::Conflict {
+                path: self.path().into(),
+                id,
+            }),
+            Some(enqueued) => Ok(enqueued),
+            None => Err(QueueError::Closed {
+                path: self.path().into(),
+            }),
+        }
+    }
+
+    /// Stores messages in one commit. An id that is taken is reported in its place and keeps the
+    /// others from nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Invalid`] when any of them is, or why nothing was written.
+    pub fn enqueue_batch(&self, messages: &[Message]) -> Result<Vec<Enqueued>, QueueError> {
+        let mut ids = Vec::with_capacity(messages.len());
+        let mut writes = Vec::with_capacity(messages.len());
+        let now = Timestamp(Now::read().wall_ms);
+        for message in messages {
+            let mut message = message.clone();
+            message.stamp(now, new_id);
+            validate_queue_message(&message, &self.options().limits)
+                .map_err(|invalid| QueueError::invalid(self.path(), invalid))?;
+            ids.push(message.id.clone());
+            writes.push(Write::Insert(NewRow::pending(Arc::new(message), None)));
+        }
+        let written = self.write(writes)?;
+        let enqueued = ids.into_iter().zip(written);
+        Ok(enqueued
+            .map(|(id, written)| Enqueued { id, written })
+            .collect())
+    }
+
+    /// Claims at most `limit` messages that can run now, by falling priority, then in the order
+    /// they came. Of a key with more than one only those come whose earlier ones come before them
+    /// in the same answer, so they are to be processed in its order.
+    ///
+    /// The first call takes the file's lock and takes it over from its last owner. Damaged and
+    /// expired messages become dead letters on the way.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Owned`] when another process consumes this file, or what reading or writing
+    /// ran into.
+    pub fn dequeue(&self, limit: usize) -> Result<Vec<Claimed>, QueueError> {
+        let mut dequeuer = self
+            .dequeuer()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if dequeuer.lock.is_none() {
+            let lock = ConsumerLock::acquire(&self.lock_path())?;
+            self.own(&mut dequeuer, lock)?;
+        }
+        match self.dequeue_owned(&mut dequeuer, limit) {
+            Err(QueueError::Moved { .. }) => {
+                if let Some(lock) = dequeuer.lock.take() {
+                    self.own(&mut dequeuer, lock)?;
+                }
+                self.dequeue_owned(&mut dequeuer, limit)
+            }
+            done => done,
+        }
+    }
+
+    /// Takes the file over, whichever it is, and forgets what was claimed in another.
+    fn own(&self, dequeuer: &mut Dequeuer, lock: ConsumerLock) -> Result<(), QueueError> {
+        self.take_over(InstanceId::from_u128(Uuid::new_v4().as_u128()), &lock)?;
+        let generation = self.generation();
+        *dequeuer = Dequeuer {
+            lock: Some(lock),
+            claimed: HashSet::new(),
+            generation,
+        };
+        Ok(())
+    }
+
+    fn dequeue_owned(
+        &self,
+        dequeuer: &mut Dequeuer,
+        limit: usize,
+    ) -> Result<Vec<Claimed>, QueueError> {
+        let (mut cursor, mut taken, mut writes) = (Cursor::default(), Vec::new(), Vec::new());
+        loop {
+            let page = self.candidates(cursor, limit.max(64))?;
+            if page.generation != dequeuer.generation {
+                return Err(QueueError::Moved {
+                    path: self.path().into(),
+                });
+            }
+            pick(&page, dequeuer, limit, &mut taken, &mut writes);
+            cursor = page.cursor;
+            if page.end || taken.len() >= limit {
+                break;
+            }
+        }
+        if !taken.is_empty() {
+            let seqs: Vec<i64> = taken.iter().map(|taken: &Candidate| taken.seq).collect();
+            let suspects = taken.iter().filter(|taken| taken.suspect);
+            writes.extend(suspects.map(|taken| Write::Begin { seq: taken.seq }));
+            dequeuer.claimed.extend(&seqs);
+            writes.push(Write::Claim(seqs));
+        }
+        if !writes.is_empty()
+            && let Err(error) = self.write(writes)
+        {
+            taken.iter().for_each(|taken| {
+                dequeuer.claimed.remove(&taken.seq);
+            });
+            return Err(error);
+        }
+        let claimed = taken.into_iter().map(|taken| Claimed {
+            seq: taken.seq,
+            message: taken.message,
+            attempts: taken.attempts,
+            suspect: taken.suspect,
+        });
+        Ok(claimed.collect())
+    }
+
+    /// Ends claims, all in one commit.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing was written.
+    pub fn settle(&self, settled: &[(&Claimed, Settlement)]) -> Result<(), QueueError> {
+        let writes = settled.iter().map(|(claimed, settlement)| {
+            let (seq, attempts) = (claimed.seq, claimed.attempts + 1);
+            match settlement.clone() {
+                Settlement::Processed => Write::Processed { seq, attempts },
+                Settlement::Retry { after, error } => Write::Retry {
+                    seq,
+                    attempts,
+                    due: Due::In(after),
+                    error,
+                },
+                Settlement::Dead { reason, error } => Write::Dead {
+                    seq,
+                    attempts,
+                    reason,
+                    error,
+                },
+                Settlement::Release => Write::Release(vec![seq]),
+            }
+        });
+        self.write(writes.collect())?;
+        let mut dequeuer = self
+            .dequeuer()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (claimed, _) in settled {
+            dequeuer.claimed.remove(&claimed.seq);
+        }
+        Ok(())
+    }
+
+    /// Settles a message by its id; false when no pending row has it.
+    ///
+    /// # Errors
+    ///
+    /// What reading or writing ran into.
+    pub fn mark_processed(&self, id: &MessageId) -> Result<bool, QueueError> {
+        let found = self.shared().read(|conn| {
+            conn.prepare_cached(sql::SEQ_OF_ID)?
+                .query_row([id.as_str()], |row| {
+                    Ok((row.get(0)?, row.get::<_, u32>(1)?))
+                })
+                .optional()
+        })?;
+        let Some((seq, attempts)) = found else {
+            return Ok(false);
+        };
+        let attempts = attempts + 1;
+        let written = self.write(vec![Write::Processed { seq, attempts }])?;
+        let mut dequeuer = self
+            .dequeuer()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        dequeuer.claimed.remove(&seq);
+        Ok(matches!(
+            written.as_slice(),
+            [Written::Settled { seq: Some(_) }]
+        ))
+    }
+
+    /// The first messages of the backlog that are due, claimed or not, without claiming them.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn peek(&self, limit: usize) -> Result<Vec<Candidate>, QueueError> {
+        Ok(self.candidates(Cursor::default(), limit)?.candidates)
+    }
+}
+
+/// Takes from a page what can run, and buries what never can.
+fn pick(
+    page: &Page,
+    dequeuer: &Dequeuer,
+    limit: usize,
+    taken: &mut Vec<Candidate>,
+    writes: &mut Vec<Write>,
+) {
+    let dead = |seq, attempts, reason: &str, error| {
+        let reason = reason.to_owned();
+        Write::Dead {
+            seq,
+            attempts,
+            reason,
+            error,
+        }
+    };
+    for damaged in &page.damaged {
+        writes.push(dead(
+            damaged.seq,
+            0,
+            damaged.reason,
+            Some(damaged.error.clone()),
+        ));
+    }
+    let now = Timestamp(Now::read().wall_ms);
+    for candidate in &page.candidates {
+        if dequeuer.claimed.contains(&candidate.seq) {
+            continue;
+        }
+        if candidate
+            .message
+            .expires_at()
+            .is_some_and(|moment| moment <= now)
+        {
+            writes.push(dead(candidate.seq, candidate.attempts, "expired", None));
+            continue;
+        }
+        let runs = match &candidate.before {
+            Before::None => true,
+            Before::Rows(rows) => rows.iter().all(|row| taken.iter().any(|t| t.seq == *row)),
+            Before::Many => false,
+        };
+        if runs && taken.len() < limit {
+            taken.push(candidate.clone());
+        }
+    }
+}
+
+fn new_id() -> MessageId {
+    let uuid = Uuid::now_v7();
+    let millis = uuid.get_timestamp().map_or(0, |timestamp| {
+        let (seconds, nanos) = timestamp.to_unix();
+        seconds * 1_000 + u64::from(nanos / 1_000_000)
+    });
+    let mut random = [0; 10];
+    random.copy_from_slice(&uuid.as_bytes()[6..]);
+    MessageId::v7(millis, random)
+}

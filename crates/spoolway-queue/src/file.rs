@@ -1,0 +1,321 @@
+//! The queue file on disk: made, opened, and found again when it was moved or deleted.
+//!
+//! A stray `-wal` beside a database that it does not belong to would be replayed into it, and a
+//! stray `-shm` would be shared with whoever still has the old file open. So under a guard that
+//! each open of ours takes, side files that belong to a file that is gone are set aside first. The
+//! `-wal` is renamed, never deleted: its rows can still be wanted.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags};
+use spoolway_proto::QueueId;
+
+use crate::clock::Now;
+use crate::lock::{Guard, side_file};
+use crate::queue::{Durability, QueueOptions, Role};
+use crate::{QueueError, ffi, schema, sql};
+
+/// How long an open waits for other processes that are making or opening the file.
+const OPEN_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How often an open starts again because the file was replaced meanwhile.
+const REPLACED_MAX: usize = 8;
+
+/// Readers kept by the pool: a poll, a lookup, statistics and one to spare.
+const READERS_MAX: u32 = 4;
+
+/// What a WAL is cut to when it starts again from its beginning.
+const WAL_BYTES_KEPT: i64 = 64 << 20;
+
+/// The writer's connection, and the side files that belong to it.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    pub(crate) conn: Connection,
+    pub(crate) identity: QueueId,
+    sides: Vec<(PathBuf, (u64, u64))>,
+}
+
+impl OpenFile {
+    /// Whether the path now names another file, or none.
+    pub(crate) fn has_moved(&self) -> bool {
+        ffi::has_moved(&self.conn)
+    }
+
+    /// Copies what is in the WAL into the file, wherever that is by now. Best effort: a file that
+    /// was moved away should keep its rows even when its WAL stayed behind.
+    fn part(&self) {
+        let _ = checkpoint(&self.conn, "TRUNCATE");
+    }
+}
+
+/// The path with its directory resolved: SQLite is told not to follow symbolic links at all, so
+/// that the file itself cannot be one.
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, QueueError> {
+    let Some(name) = path.file_name() else {
+        return Err(QueueError::misuse(path, "the path has no file name"));
+    };
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let parent = fs::canonicalize(parent).map_err(|error| QueueError::io(parent, error))?;
+    Ok(parent.join(name))
+}
+
+/// Opens the file for writing; makes it if it is missing. `old` is the connection to a file that
+/// the path does not name any more.
+pub(crate) fn open(
+    path: &Path,
+    options: &QueueOptions,
+    old: &mut Option<OpenFile>,
+) -> Result<OpenFile, QueueError> {
+    for _ in 0..REPLACED_MAX {
+        let guard = Guard::take(path, OPEN_WAIT_MAX)?;
+        if let Some(old) = old.take() {
+            old.part();
+            set_aside(path, |side, id| {
+                old.sides.iter().any(|own| own.0 == side && own.1 == id)
+            });
+        }
+        make(path)?;
+        let conn = connect(path, options)?;
+        let identity = schema::identity(&conn).map_err(|error| QueueError::sql(path, error))?;
+        let file = OpenFile {
+            conn,
+            identity,
+            sides: sides(path),
+        };
+        drop(guard);
+        if !file.has_moved() {
+            return Ok(file);
+        }
+        *old = Some(file);
+    }
+    Err(QueueError::Moved { path: path.into() })
+}
+
+/// Makes an empty file of mode 0600 if there is none. It appears under its name only when it has
+/// that mode, and never in place of one that another process has just made. SQLite itself drops a
+/// WAL it finds beside an empty file.
+fn make(path: &Path) -> Result<(), QueueError> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let failed = |error| QueueError::io(path, error);
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => return Ok(()),
+        Ok(found) => {
+            let found = if found.is_symlink() {
+                "a symbolic link"
+            } else {
+                "no regular file"
+            };
+            return Err(QueueError::NotOurs {
+                path: path.into(),
+                found: found.into(),
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    set_aside(path, |_, _| true);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let fresh = side_file(path, &format!(".new-{}-{number}", std::process::id()));
+    let options = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh);
+    drop(options.map_err(failed)?);
+    let placed = place(&fresh, path);
+    if placed.is_err() {
+        // Another process was first, or nobody can be: the empty file is of no use either way.
+        let _ = fs::remove_file(&fresh);
+    }
+    match placed {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Gives `fresh` its name unless something has it.
+fn place(fresh: &Path, path: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
+            fs::hard_link(fresh, path)?;
+            fs::remove_file(fresh)
+        }
+        done => Ok(done?),
+    }
+}
+
+/// The side files that are there: path, device and inode.
+fn sides(path: &Path) -> Vec<(PathBuf, (u64, u64))> {
+    ["-wal", "-shm"]
+        .into_iter()
+        .filter_map(|suffix| {
+            let side = side_file(path, suffix);
+            let found = fs::symlink_metadata(&side).ok()?;
+            Some((side, (found.dev(), found.ino())))
+        })
+        .collect()
+}
+
+/// Renames the `-wal` and removes the `-shm` (a cache of it) that `stray` picks.
+fn set_aside(path: &Path, stray: impl Fn(&Path, (u64, u64)) -> bool) {
+    for (side, id) in sides(path) {
+        if !stray(&side, id) {
+            continue;
+        }
+        let empty = fs::symlink_metadata(&side).is_ok_and(|found| found.len() == 0);
+        let done = if empty || side == side_file(path, "-shm") {
+            fs::remove_file(&side)
+        } else {
+            let aside = side_file(&side, &format!(".orphan-{}", Now::read().wall_ms));
+            tracing::warn!(wal = %aside.display(), "set aside the WAL of a queue file that is gone");
+            fs::rename(&side, aside)
+        };
+        if let Err(error) = done {
+            tracing::warn!(file = %side.display(), %error, "a stray side file stays");
+        }
+    }
+}
+
+fn connect(path: &Path, options: &QueueOptions) -> Result<Connection, QueueError> {
+    let failed = |error| QueueError::sql(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | COMMON_FLAGS;
+    let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
+    // Only while it opens: programs that are not ours take no guard.
+    conn.busy_timeout(OPEN_WAIT_MAX).map_err(failed)?;
+    schema::prepare(&conn, path, options.role == Role::Consumer)?;
+    let mode: String = conn
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(failed)?;
+    if mode != "wal" {
+        let found = format!("journal mode {mode}: its file system does not support WAL");
+        return Err(QueueError::NotOurs {
+            path: path.into(),
+            found,
+        });
+    }
+    let synchronous = match options.durability {
+        Durability::Full => 2,
+        Durability::Process => 1,
+    };
+    // Only the consumer's commits checkpoint; a producer's writer does it when it is idle.
+    let autocheckpoint = match options.role {
+        Role::Consumer => 1_000,
+        Role::Producer => 0,
+    };
+    conn.execute_batch(&format!(
+        "PRAGMA synchronous = {synchronous}; PRAGMA wal_autocheckpoint = {autocheckpoint}; \
+         PRAGMA journal_size_limit = {WAL_BYTES_KEPT}; PRAGMA cache_size = -16384; \
+         PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;"
+    ))
+    .map_err(failed)?;
+    let found: i64 = conn
+        .pragma_query_value(None, "synchronous", |row| row.get(0))
+        .map_err(failed)?;
+    if found != synchronous {
+        return Err(QueueError::misuse(path, "PRAGMA synchronous did not take"));
+    }
+    conn.busy_timeout(Duration::ZERO).map_err(failed)?;
+    conn.set_prepared_statement_cache_capacity(sql::CACHE_CAPACITY);
+    Ok(conn)
+}
+
+/// No URI file names, no symbolic links, no mutex: each connection is used by one thread at a time.
+const COMMON_FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX
+    .union(OpenFlags::SQLITE_OPEN_NOFOLLOW)
+    .union(OpenFlags::SQLITE_OPEN_EXRESCODE);
+
+/// A connection that only reads.
+pub(crate) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let mut conn =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | COMMON_FLAGS)?;
+    init_reader(&mut conn)?;
+    Ok(conn)
+}
+
+fn init_reader(conn: &mut Connection) -> rusqlite::Result<()> {
+    // Readers meet a lock only while a WAL is recovered or started again.
+    conn.busy_timeout(Duration::from_secs(5))?;
+    conn.execute_batch(
+        "PRAGMA query_only = ON; PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; \
+         PRAGMA temp_store = MEMORY;",
+    )?;
+    conn.set_prepared_statement_cache_capacity(sql::CACHE_CAPACITY);
+    Ok(())
+}
+
+/// A pool of connections that only read, opened when first needed.
+pub(crate) fn pool(path: &Path) -> r2d2::Pool<SqliteConnectionManager> {
+    let manager = SqliteConnectionManager::file(path)
+        .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | COMMON_FLAGS)
+        .with_init(init_reader);
+    r2d2::Pool::builder()
+        .max_size(READERS_MAX)
+        .min_idle(Some(0))
+        .test_on_check_out(false)
+        .connection_timeout(Duration::from_secs(10))
+        .error_handler(Box::new(r2d2::NopErrorHandler))
+        .build_unchecked(manager)
+}
+
+/// Runs a checkpoint; whether all of the WAL is in the file now.
+pub(crate) fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<bool> {
+    conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |row| {
+        let (busy, frames, copied): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(busy == 0 && frames == copied)
+    })
+}
+
+/// The sizes of the file and of its WAL, in bytes.
+pub(crate) fn sizes(path: &Path) -> (u64, u64) {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    (size(path), size(&side_file(path, "-wal")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_is_set_on_the_connection_that_writes() {
+        for (durability, synchronous) in [(Durability::Full, 2), (Durability::Process, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = resolve(&dir.path().join("q.db")).unwrap();
+            let options = QueueOptions {
+                durability,
+                ..QueueOptions::default()
+            };
+            let file = open(&path, &options, &mut None).unwrap();
+            let pragma = |name: &str| -> i64 {
+                file.conn
+                    .pragma_query_value(None, name, |row| row.get(0))
+                    .unwrap()
+            };
+            assert_eq!(pragma("synchronous"), synchronous);
+            assert_eq!(
+                (pragma("wal_autocheckpoint"), pragma("busy_timeout")),
+                (0, 0)
+            );
+            assert_eq!(file.sides.len(), 2, "both side files are known");
+        }
+    }
+
+    #[test]
+    fn a_path_is_resolved_up_to_its_last_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        let direct = resolve(&dir.path().join("q.db")).unwrap();
+        assert_eq!(resolve(&link.join("q.db")).unwrap(), direct);
+        assert_eq!(resolve(Path::new("/")).unwrap_err().code(), "queue_misuse");
+    }
+}

@@ -1,0 +1,51 @@
+//! A durable local message queue in one SQLite file.
+//!
+//! [`SqliteQueue`] is the handle. One writer thread groups what is submitted into few commits, a
+//! pool of readers reads beside it, and an `Ok` means: committed to the file that the path names.
+//! Any program that can insert into a table can be a producer; the consumer is whoever holds the
+//! [`ConsumerLock`].
+//!
+//! Beside the file `q.db` lie `q.db-wal` and `q.db-shm` of SQLite, `q.db.lock` (who consumes it),
+//! `q.db.guard` (held while it is opened) and `q.db.wake` (where its consumer is woken).
+//!
+//! Limits: a commit takes up to 1,000 rows or 4 MiB, 100,000 rows or 64 MiB may wait for it; a
+//! process opens a file once, and never with another copy of SQLite (closing any descriptor of it
+//! would drop the locks of both).
+
+mod error;
+mod write;
+
+mod queue;
+
+mod dequeue;
+mod read;
+mod upkeep;
+
+mod lock;
+mod wake;
+
+mod apply;
+mod claims;
+mod group;
+mod inbox;
+mod row;
+mod shared;
+mod writer;
+
+mod clock;
+mod ffi;
+mod file;
+mod schema;
+mod sql;
+
+pub use dequeue::{Claimed, Enqueued, Settlement};
+pub use error::QueueError;
+pub use lock::{ConsumerLock, side_file};
+pub use queue::{Durability, QueueOptions, Role, SqliteQueue, TakenOver};
+pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, Page};
+pub use upkeep::Stats;
+pub use wake::Watch;
+pub use write::{
+    Due, Existing, HeldKey, Kept, NewRow, Origin, ProducerCounts, ProducerRecord, RowState, Write,
+    Written,
+};

@@ -1,0 +1,214 @@
+//! Locks on files beside the real ones: they say who is alive.
+//!
+//! `flock` on a file that is never unlinked: the kernel drops it with its owner, however that
+//! ends. The database file itself is never locked or even opened here, because closing such a
+//! descriptor would drop the locks SQLite holds on it in this process.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::QueueError;
+
+/// The file beside `path` that has `suffix` added to its name.
+pub fn side_file(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// The right to be the one consumer of a queue file or a socket, for as long as this value lives.
+///
+/// One type for both: the consumer takes one on the file beside the queue file
+/// ([`SqliteQueue::lock_path`](crate::SqliteQueue::lock_path)) and one beside the socket.
+#[derive(Debug)]
+pub struct ConsumerLock {
+    // Held, not read: closing it is what ends the lock.
+    _file: File,
+    path: PathBuf,
+}
+
+impl ConsumerLock {
+    /// Takes the lock on `side_file`, which is made when missing, and writes this process's id
+    /// into it. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Owned`] with the owner's process id when another holds it, else what the file
+    /// system said.
+    pub fn acquire(side_file: &Path) -> Result<Self, QueueError> {
+        let failed = |error| QueueError::io(side_file, error);
+        loop {
+            let mut file = open(side_file).map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(QueueError::Owned {
+                        path: side_file.into(),
+                        pid: read_pid(&mut file),
+                    });
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+            // Someone may have removed the file between open and lock: then this lock guards
+            // nothing, and the next round takes the one that others will find.
+            if names_same_file(side_file, &file) {
+                write_pid(&mut file).map_err(failed)?;
+                return Ok(Self {
+                    _file: file,
+                    path: side_file.into(),
+                });
+            }
+        }
+    }
+
+    /// The process id written in `side_file`, whether or not it is still alive.
+    pub fn owner(side_file: &Path) -> Option<u32> {
+        read_pid(&mut File::open(side_file).ok()?)
+    }
+
+    /// The file that is locked.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Short mutual exclusion among our own processes while a queue file is made, opened or replaced,
+/// so that nobody clears away side files that another has just begun to use.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    // `None` where the side file may not be opened: opening an existing queue needs no guard.
+    _file: Option<File>,
+}
+
+impl Guard {
+    /// Waits for the guard of the queue at `path`, at most `limit`.
+    pub(crate) fn take(path: &Path, limit: Duration) -> Result<Self, QueueError> {
+        let side = side_file(path, ".guard");
+        let started = Instant::now();
+        loop {
+            let file = match open(&side) {
+                Ok(file) => file,
+                Err(error) if unusable(&error) => return Ok(Self { _file: None }),
+                Err(error) => return Err(QueueError::io(&side, error)),
+            };
+            match file.try_lock() {
+                Ok(()) if names_same_file(&side, &file) => return Ok(Self { _file: Some(file) }),
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) if started.elapsed() < limit => {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(QueueError::Busy {
+                        path: path.into(),
+                        waited: limit,
+                    });
+                }
+                Err(TryLockError::Error(error)) => return Err(QueueError::io(&side, error)),
+            }
+        }
+    }
+}
+
+/// A full or foreign directory must not keep an existing queue from being opened.
+fn unusable(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(
+        error.kind(),
+        PermissionDenied | ReadOnlyFilesystem | StorageFull | QuotaExceeded
+    )
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
+fn names_same_file(path: &Path, file: &File) -> bool {
+    match (std::fs::symlink_metadata(path), file.metadata()) {
+        (Ok(named), Ok(held)) => (named.dev(), named.ino()) == (held.dev(), held.ino()),
+        _ => false,
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    // A full disk must not keep a consumer from starting: the text is for people only, and its
+    // bytes fit in the block that is there.
+    let text = format!("{}\n", std::process::id());
+    file.rewind()?;
+    match file
+        .set_len(0)
+        .and_then(|()| file.write_all(text.as_bytes()))
+    {
+        Err(error) if !unusable(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_refused_and_told_the_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let side = side_file(&dir.path().join("q.db"), ".lock");
+        assert!(side.ends_with("q.db.lock"));
+        let lock = ConsumerLock::acquire(&side).unwrap();
+        match ConsumerLock::acquire(&side) {
+            Err(QueueError::Owned { path, pid }) => {
+                assert_eq!((path, pid), (side.clone(), Some(std::process::id())));
+            }
+            other => panic!("{other:?}"),
+        }
+        drop(lock);
+        assert_eq!(ConsumerLock::acquire(&side).unwrap().path(), side);
+        assert!(side.exists(), "never unlinked");
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_guards_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let side = dir.path().join("q.db.lock");
+        let old = ConsumerLock::acquire(&side).unwrap();
+        std::fs::remove_file(&side).unwrap();
+        assert!(!names_same_file(&side, &old._file));
+        ConsumerLock::acquire(&side).unwrap();
+    }
+
+    #[test]
+    fn a_symlink_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let side = dir.path().join("q.db.lock");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &side).unwrap();
+        assert_eq!(ConsumerLock::acquire(&side).unwrap_err().code(), "queue_io");
+        assert!(!dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn a_guard_that_is_held_is_waited_for_up_to_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q.db");
+        let guard = Guard::take(&path, Duration::ZERO).unwrap();
+        let refused = Guard::take(&path, Duration::from_millis(5)).unwrap_err();
+        assert_eq!(refused.code(), "queue_busy");
+        drop(guard);
+        Guard::take(&path, Duration::ZERO).unwrap();
+    }
+}

@@ -1,0 +1,349 @@
+//! The handle: open a queue file, write to it, take it over, give it up.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use spoolway_proto::{InstanceId, Limits, QueueId};
+use uuid::Uuid;
+
+use crate::apply::{Fault, Owner, Tx};
+use crate::dequeue::Dequeuer;
+use crate::inbox::{Answer, Job, Request};
+use crate::lock::side_file;
+use crate::shared::Shared;
+use crate::write::{ProducerRecord, Write, Written};
+use crate::writer::Writer;
+use crate::{ConsumerLock, QueueError, file, schema, sql};
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Power loss too: each commit is synced (`synchronous=FULL`).
+    #[default]
+    Full,
+    /// The end of the process, not of the machine (`synchronous=NORMAL`).
+    Process,
+}
+
+/// What a handle is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Makes a missing file, else takes it as it is, and copies a large WAL when idle.
+    #[default]
+    Producer,
+    /// Brings an older file up to date, and copies the WAL as it grows.
+    Consumer,
+}
+
+/// How a queue file is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// What the handle is for; default [`Role::Producer`].
+    pub role: Role,
+    /// What a commit survives; default [`Durability::Full`].
+    pub durability: Durability,
+    /// How long a group of writes waits for the write lock of another process; default 30 s.
+    pub busy_wait_max: Duration,
+    /// What a message must keep within, on the way in and out.
+    pub limits: Limits,
+}
+
+impl Default for QueueOptions {
+    fn default() -> Self {
+        Self {
+            role: Role::default(),
+            durability: Durability::default(),
+            busy_wait_max: Duration::from_secs(30),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What was found when a queue file was taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakenOver {
+    /// The last owner gave the file up in order.
+    pub clean: bool,
+    /// The last owner, if there was one.
+    pub last_owner: Option<InstanceId>,
+    /// Rows that became suspect: claimed by an owner who is gone.
+    pub suspects: u64,
+}
+
+/// A queue file. Clones share one writer thread and one pool of readers.
+///
+/// Every call but [`submit`](Self::submit), [`identity`](Self::identity) and the paths blocks: call
+/// them from a thread that may. Dropping the last handle writes what waits and then closes the
+/// file.
+///
+/// ```
+/// use spoolway_proto::Message;
+/// use spoolway_queue::{QueueOptions, SqliteQueue};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("orders.db");
+/// let queue = SqliteQueue::open(&path, QueueOptions::default())?;
+/// queue.enqueue(&Message::new("order", &["a", "b"])?)?;
+///
+/// for claimed in queue.dequeue(10)? {
+///     println!("{}: {}", claimed.message.id, claimed.message.payload);
+///     queue.mark_processed(&claimed.message.id)?;
+/// }
+/// assert_eq!(queue.stats()?.pending, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct SqliteQueue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    dequeuer: Mutex<Dequeuer>,
+}
+
+impl fmt::Debug for SqliteQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteQueue")
+            .field("path", &self.path())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SqliteQueue {
+    /// Opens the queue file at `path`, and makes it if there is none (mode 0600; the directory has
+    /// to exist). What is not a queue file of ours is refused untouched.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::NotOurs`], [`QueueError::Corrupt`], [`QueueError::TooNew`],
+    /// [`QueueError::SqliteTooOld`], or what the file system said.
+    pub fn open(path: impl AsRef<Path>, options: QueueOptions) -> Result<Self, QueueError> {
+        schema::check_sqlite(rusqlite::version_number(), rusqlite::version())?;
+        let path = file::resolve(path.as_ref())?;
+        let file = file::open(&path, &options, &mut None)?;
+        let shared = Arc::new(Shared::new(path, options, &file)?);
+        let owner = Owner {
+            instance: InstanceId::from_u128(Uuid::new_v4().as_u128()),
+            rows_valid: true,
+        };
+        let writer = Writer::new(Arc::clone(&shared), file, owner);
+        let thread = thread::Builder::new()
+            .name("spoolway-queue".into())
+            .spawn(move || writer.run())
+            .map_err(|error| QueueError::io(&shared.path, error))?;
+        let inner = Inner {
+            shared,
+            writer: Mutex::new(Some(thread)),
+            dequeuer: Mutex::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Hands writes to the writer thread and returns at once. All of them are committed together,
+    /// in order, after everything submitted before, or none is.
+    ///
+    /// `done` is called exactly once: on the writer thread, when the commit is confirmed or has
+    /// failed, or on this thread when the queue is closed. It must not block.
+    pub fn submit(
+        &self,
+        writes: Vec<Write>,
+        done: impl FnOnce(Result<Vec<Written>, QueueError>) + Send + 'static,
+    ) {
+        self.push(Job::Writes(writes), Box::new(done));
+    }
+
+    /// Like [`submit`](Self::submit), and waits for the commit.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing was written; see [`QueueError::is_unknown`].
+    pub fn write(&self, writes: Vec<Write>) -> Result<Vec<Written>, QueueError> {
+        self.wait(Job::Writes(writes))
+    }
+
+    /// Makes this handle the owner of the rows: what others had claimed becomes suspect, and row
+    /// numbers are valid again after [`QueueError::Moved`]. `instance` names this run.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Misuse`] when `lock` is not on [`lock_path`](Self::lock_path), else why
+    /// nothing was written.
+    pub fn take_over(
+        &self,
+        instance: InstanceId,
+        lock: &ConsumerLock,
+    ) -> Result<TakenOver, QueueError> {
+        if file::resolve(lock.path())? != self.lock_path() {
+            let what = format!("{} is not its lock", lock.path().display());
+            return Err(QueueError::misuse(self.path(), what));
+        }
+        let taken = self.run(move |tx| take_over(tx, instance))?;
+        // Another consumer may have recorded outcomes since this handle was opened.
+        let shared = self.shared();
+        shared.read(|conn| Ok(shared.load_kept(conn)))??;
+        Ok(taken)
+    }
+
+    /// Gives the file up in order: records the producers, ends this owner's claims without an
+    /// attempt, and leaves the mark that the next owner's [`take_over`](Self::take_over) finds.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing was written.
+    pub fn shutdown_clean(&self, producers: Vec<ProducerRecord>) -> Result<(), QueueError> {
+        self.run(move |tx| {
+            for record in &producers {
+                tx.save_producer(record)?;
+            }
+            let instance = tx.owner.instance.to_string();
+            tx.prepare(sql::CLAIMS_OF)?.execute([&instance])?;
+            tx.book.drop_all();
+            tx.set_meta(schema::META_CLEAN, Some(&instance))?;
+            Ok(())
+        })
+    }
+
+    /// Writes what waits, then closes the file; every later call fails with
+    /// [`QueueError::Closed`]. Dropping the last handle does the same.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+
+    /// The identity of the file that is open, random and made with it.
+    pub fn identity(&self) -> QueueId {
+        self.shared().identity()
+    }
+
+    /// How often the path came to name another file while it was open. When it rises, every row
+    /// number and claim of before is void, and [`take_over`](Self::take_over) is due.
+    pub fn generation(&self) -> u64 {
+        self.shared().generation()
+    }
+
+    /// The queue file, its directory resolved.
+    pub fn path(&self) -> &Path {
+        &self.shared().path
+    }
+
+    /// The file beside it that its one consumer locks; see [`ConsumerLock`].
+    pub fn lock_path(&self) -> PathBuf {
+        side_file(self.path(), ".lock")
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &QueueOptions {
+        &self.shared().options
+    }
+
+    /// Commits since the handle was opened: fewer than writes, where writes come together.
+    pub fn commits(&self) -> u64 {
+        self.shared().commits()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    pub(crate) fn dequeuer(&self) -> &Mutex<Dequeuer> {
+        &self.inner.dequeuer
+    }
+
+    /// Runs upkeep inside a group of the writer. `job` may run more than once.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        mut job: impl FnMut(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let slot = Arc::new(Mutex::new(None));
+        let result = Arc::clone(&slot);
+        self.wait(Job::Run(Box::new(move |tx| {
+            let value = job(tx)?;
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+            Ok(())
+        })))?;
+        let value = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        value.ok_or_else(|| QueueError::Closed {
+            path: self.path().into(),
+        })
+    }
+
+    fn wait(&self, job: Job) -> Answer {
+        let (sender, answer) = mpsc::sync_channel(1);
+        // The receiver waits below, so the send cannot fail.
+        self.push(job, Box::new(move |answer| drop(sender.send(answer))));
+        answer.recv().unwrap_or_else(|_| {
+            Err(QueueError::Closed {
+                path: self.path().into(),
+            })
+        })
+    }
+
+    fn push(&self, job: Job, done: Box<dyn FnOnce(Answer) + Send>) {
+        let shared = self.shared();
+        shared.inbox.push(Request::new(&shared.path, job, done));
+    }
+}
+
+fn take_over(tx: &mut Tx<'_>, instance: InstanceId) -> Result<TakenOver, Fault> {
+    use rusqlite::OptionalExtension;
+    let meta = |tx: &Tx<'_>, name: &str| -> rusqlite::Result<Option<String>> {
+        tx.prepare(sql::META)?
+            .query_row([name], |row| row.get(0))
+            .optional()
+    };
+    let clean = meta(tx, schema::META_CLEAN)?.is_some();
+    let last_owner = meta(tx, schema::META_OWNER)?.and_then(|text| text.parse().ok());
+    let text = instance.to_string();
+    tx.set_meta(schema::META_CLEAN, None)?;
+    tx.set_meta(schema::META_OWNER, Some(&text))?;
+    if tx.owner.instance != instance {
+        tx.book.drop_all();
+    }
+    tx.owner.instance = instance;
+    tx.owner.rows_valid = true;
+    let mut suspects = 0;
+    let claims: Vec<(i64, i64, i64)> = tx
+        .prepare(sql::CLAIMS_FOREIGN)?
+        .query_map([&text], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    for (id, first, last) in claims {
+        suspects += tx.prepare(sql::SUSPECT_RANGE)?.execute([first, last])?;
+        tx.prepare(sql::CLAIM_END)?.execute([id])?;
+    }
+    let suspects = suspects as u64;
+    Ok(TakenOver {
+        clean,
+        last_owner,
+        suspects,
+    })
+}
+
+impl Inner {
+    fn close(&self) {
+        self.shared.inbox.close();
+        let thread = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread
+            && thread.thread().id() != thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!(queue = %self.shared.path.display(), "the writer had panicked");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // From a callback, on the writer's own thread, it only says that nothing more will come.
+        self.close();
+    }
+}

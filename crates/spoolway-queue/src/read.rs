@@ -1,0 +1,339 @@
+//! What the consumer reads: rows that can run, in the order they should, and what holds them back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use spoolway_proto::{Key, Message, Outcome, ProducerId, Timestamp};
+
+use crate::clock::{self, Now};
+use crate::row::{candidate, parse, producers, record};
+use crate::shared::Shared;
+use crate::write::{HeldKey, Origin, ProducerRecord};
+use crate::{QueueError, SqliteQueue, sql};
+
+/// How many rows [`Before::Rows`] names at most.
+pub const BEFORE_MAX: usize = 32;
+
+/// A page ends early above this many bytes of messages, so that large ones do not fill memory.
+const PAGE_BYTES_MAX: usize = 16 << 20;
+
+/// A place in the order of the backlog: priority first, then `seq`. The default is its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    priority: i64,
+    seq: i64,
+}
+
+impl Default for Cursor {
+    fn default() -> Self {
+        Self {
+            priority: i64::MAX,
+            seq: i64::MAX,
+        }
+    }
+}
+
+impl Cursor {
+    /// Just behind the row `seq` of this priority.
+    pub fn new(priority: i64, seq: i64) -> Self {
+        Self { priority, seq }
+    }
+
+    /// The row reached within its priority.
+    pub fn seq(self) -> i64 {
+        self.seq
+    }
+}
+
+/// A row that is unprocessed and due. It may be claimed already: who claims knows.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its number.
+    pub seq: i64,
+    /// The message.
+    pub message: Arc<Message>,
+    /// Handler starts so far.
+    pub attempts: u32,
+    /// Times requeued or replayed; above 0 it runs outside the lanes and is never a copy.
+    pub delivery: u32,
+    /// It may be what killed its consumer.
+    pub suspect: bool,
+    /// Who sent it, if it said.
+    pub origin: Option<Origin>,
+    /// CRC of id, type and payload.
+    pub crc: u32,
+    /// The outcome that is kept for it: it is a copy of a message that was processed or is dead.
+    pub kept: Option<(Outcome, Option<String>)>,
+    /// What waits before it in its lane.
+    pub before: Before,
+}
+
+/// The unprocessed rows of the same key with a lower `seq`, those outside the lanes left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// No row: it is the head of its lane, or has no key, or runs outside the lanes.
+    None,
+    /// These, rising.
+    Rows(Vec<i64>),
+    /// More than [`BEFORE_MAX`].
+    Many,
+}
+
+/// A row that cannot be delivered. Its neighbours can.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Its number.
+    pub seq: i64,
+    /// The reason to give its dead letter: `corrupt` (it is not what was stored) or `invalid`.
+    pub reason: &'static str,
+    /// What is wrong with it, in words.
+    pub error: String,
+}
+
+/// A stretch of the backlog.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Rows that can be delivered, by falling priority, then rising `seq`.
+    pub candidates: Vec<Candidate>,
+    /// Rows that cannot.
+    pub damaged: Vec<Damaged>,
+    /// Where the next page starts.
+    pub cursor: Cursor,
+    /// Nothing lies behind.
+    pub end: bool,
+    /// [`SqliteQueue::generation`] of the file that was read.
+    pub generation: u64,
+    /// How long until the next row that is not due yet comes due; wall clocks can jump.
+    pub next_due_in: Option<Duration>,
+}
+
+/// Reads for the consumer. All of them block: not to be called on an async thread.
+impl SqliteQueue {
+    /// At most `limit` rows that are unprocessed and due, from behind `after`, in one snapshot.
+    /// Claimed rows and suspects are among them.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn candidates(&self, after: Cursor, limit: usize) -> Result<Page, QueueError> {
+        let shared = self.shared();
+        shared.snapshot(|conn, generation| page(shared, conn, generation, after, limit))
+    }
+
+    /// At most `limit` suspects that are due, by rising `seq`.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn suspects(&self, limit: usize) -> Result<Vec<Candidate>, QueueError> {
+        let shared = self.shared();
+        shared.snapshot(|conn, _| {
+            let (now, limit) = (Now::read(), i64::try_from(limit).unwrap_or(i64::MAX));
+            let mut found = Vec::new();
+            let mut statement = conn.prepare_cached(sql::SUSPECTS)?;
+            let values = params![now.wall_ms, clock::boot_id(), now.boot_ms, limit];
+            let mut rows = statement.query(values)?;
+            while let Some(row) = rows.next()? {
+                // A damaged one is among the damaged of `candidates`.
+                if let Ok(candidate) = candidate(shared, row)? {
+                    found.push(candidate);
+                }
+            }
+            fill_before(conn, &mut found)?;
+            Ok(found)
+        })
+    }
+
+    /// The first unprocessed rows of a key, at most `limit`, by rising `seq`, those outside the
+    /// lanes left out.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn rows_of_key(&self, key: &Key, limit: usize) -> Result<Vec<i64>, QueueError> {
+        self.shared()
+            .read(|conn| rows_before(conn, key, i64::MAX, limit))
+    }
+
+    /// Whether any unprocessed row has a key, those outside the lanes left out.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn has_keyed_backlog(&self) -> Result<bool, QueueError> {
+        self.shared().read(|conn| {
+            conn.prepare_cached(sql::HAS_KEYED)?
+                .query_row((), |row| row.get(0))
+        })
+    }
+
+    /// What is recorded of a producer.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn producer(&self, producer: ProducerId) -> Result<Option<ProducerRecord>, QueueError> {
+        self.shared().read(|conn| {
+            conn.prepare_cached(sql::PRODUCER)?
+                .query_row([producer.to_string()], record)
+                .optional()
+        })
+    }
+
+    /// What is recorded of every producer.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn producers(&self) -> Result<Vec<ProducerRecord>, QueueError> {
+        self.shared().read(|conn| producers(conn, sql::PRODUCERS))
+    }
+
+    /// What is recorded of the producers that have kept outcomes.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn producers_with_kept(&self) -> Result<Vec<ProducerRecord>, QueueError> {
+        self.shared()
+            .read(|conn| producers(conn, sql::PRODUCERS_KEPT))
+    }
+
+    /// The keys that are stopped.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn held_keys(&self) -> Result<Vec<HeldKey>, QueueError> {
+        self.shared().read(|conn| {
+            conn.prepare_cached(sql::HELD_KEYS)?
+                .query_map((), |row| {
+                    Ok(HeldKey {
+                        key: parse(row, 0)?,
+                        since: Timestamp(row.get(1)?),
+                        message_id: parse(row, 2)?,
+                        reason: row.get(3)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// The text remembered under a name.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn meta(&self, name: &str) -> Result<Option<String>, QueueError> {
+        self.shared().read(|conn| {
+            conn.prepare_cached(sql::META)?
+                .query_row([name], |row| row.get(0))
+                .optional()
+        })
+    }
+}
+
+fn page(
+    shared: &Shared,
+    conn: &Connection,
+    generation: u64,
+    after: Cursor,
+    limit: usize,
+) -> rusqlite::Result<Page> {
+    let now = Now::read();
+    let mut page = Page {
+        candidates: Vec::with_capacity(limit.min(1_024)),
+        damaged: Vec::new(),
+        cursor: after,
+        end: false,
+        generation,
+        next_due_in: next_due_in(conn, now)?,
+    };
+    let mut bytes = 0;
+    let mut candidates = conn.prepare_cached(sql::CANDIDATES)?;
+    let mut next_priority = conn.prepare_cached(sql::NEXT_PRIORITY)?;
+    'page: loop {
+        let left = limit.saturating_sub(page.candidates.len() + page.damaged.len());
+        let mut rows = candidates.query(params![
+            page.cursor.priority,
+            page.cursor.seq,
+            now.wall_ms,
+            clock::boot_id(),
+            now.boot_ms,
+            i64::try_from(left).unwrap_or(i64::MAX),
+        ])?;
+        while let Some(row) = rows.next()? {
+            page.cursor.seq = row.get(0)?;
+            match candidate(shared, row)? {
+                Ok(candidate) => {
+                    bytes += candidate.message.size();
+                    page.candidates.push(candidate);
+                }
+                Err(damaged) => page.damaged.push(damaged),
+            }
+            if bytes > PAGE_BYTES_MAX {
+                break 'page;
+            }
+        }
+        if page.candidates.len() + page.damaged.len() >= limit {
+            break;
+        }
+        let next = next_priority
+            .query_row([page.cursor.priority], |row| row.get(0))
+            .optional()?;
+        match next {
+            Some(priority) => {
+                page.cursor = Cursor {
+                    priority,
+                    seq: i64::MIN,
+                }
+            }
+            None => {
+                page.end = true;
+                break;
+            }
+        }
+    }
+    fill_before(conn, &mut page.candidates)?;
+    Ok(page)
+}
+
+fn next_due_in(conn: &Connection, now: Now) -> rusqlite::Result<Option<Duration>> {
+    let wall: Option<i64> = conn
+        .prepare_cached(sql::NEXT_DUE_WALL)?
+        .query_row([now.wall_ms], |row| row.get(0))?;
+    let boot: Option<i64> = match clock::boot_id() {
+        Some(id) => conn
+            .prepare_cached(sql::NEXT_DUE_BOOT)?
+            .query_row(params![id, now.boot_ms], |row| row.get(0))?,
+        None => None,
+    };
+    let waits = [
+        wall.map(|at| at - now.wall_ms),
+        boot.map(|at| at - now.boot_ms),
+    ];
+    let soonest = waits.into_iter().flatten().min();
+    Ok(soonest.map(|wait| Duration::from_millis(wait.max(0).unsigned_abs())))
+}
+
+fn fill_before(conn: &Connection, candidates: &mut [Candidate]) -> rusqlite::Result<()> {
+    for candidate in candidates {
+        if let (Some(key), 0) = (&candidate.message.key, candidate.delivery) {
+            let rows = rows_before(conn, key, candidate.seq, BEFORE_MAX + 1)?;
+            candidate.before = match rows.len() {
+                0 => Before::None,
+                1..=BEFORE_MAX => Before::Rows(rows),
+                _ => Before::Many,
+            };
+        }
+    }
+    Ok(())
+}
+
+fn rows_before(conn: &Connection, key: &Key, seq: i64, limit: usize) -> rusqlite::Result<Vec<i64>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    conn.prepare_cached(sql::ROWS_BEFORE)?
+        .query_map(params![key.as_str(), seq, limit], |row| row.get(0))?
+        .collect()
+}

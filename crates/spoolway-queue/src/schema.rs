@@ -1,0 +1,246 @@
+//! Is it ours, which version is it, and the migrations that bring it up to date.
+//!
+//! `PRAGMA user_version` is 1000 · major + minor. A minor version adds columns with defaults, and
+//! older programs go on with such a file; only a higher major version is refused.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use rusqlite::{Connection, OptionalExtension};
+use spoolway_proto::QueueId;
+use uuid::Uuid;
+
+use crate::{QueueError, sql};
+
+/// The lowest SQLite with the fix for the WAL-reset bug (3.7.0 to 3.51.2): two connections that
+/// write and checkpoint at once could damage the file.
+pub(crate) const SQLITE_VERSION_MIN: (i32, &str) = (3_051_003, "3.51.3");
+
+/// What `PRAGMA application_id` holds in our files: "Spoo".
+pub(crate) const APPLICATION_ID: i64 = 0x5370_6f6f;
+
+pub(crate) const META_IDENTITY: &str = "identity";
+pub(crate) const META_OWNER: &str = "owner";
+pub(crate) const META_CLEAN: &str = "clean_shutdown";
+
+/// The version a migration brings the file to, and its statements.
+const MIGRATIONS: &[(i64, &str)] = &[(1_000, include_str!("../migrations/0001_queue.sql"))];
+
+const MAJOR: i64 = 1_000;
+
+/// Refuses a SQLite without the WAL-reset fix.
+pub(crate) fn check_sqlite(number: i32, text: &str) -> Result<(), QueueError> {
+    let (needed, needed_text) = SQLITE_VERSION_MIN;
+    if number < needed {
+        return Err(QueueError::SqliteTooOld {
+            found: text.into(),
+            needed: needed_text,
+        });
+    }
+    Ok(())
+}
+
+/// What a database file turned out to hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing yet.
+    Empty,
+    /// A queue of ours, of that version.
+    Ours(i64),
+    /// Something else, in words.
+    Foreign(String),
+}
+
+/// Looks without touching anything.
+pub(crate) fn inspect(conn: &Connection) -> rusqlite::Result<Found> {
+    let number = |pragma| conn.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let version = number("user_version")?;
+    let tables = tables(conn)?;
+    if number("application_id")? == APPLICATION_ID {
+        let whole = tables.iter().any(|name| name == "message_queue");
+        return Ok(if whole && version > 0 {
+            Found::Ours(version)
+        } else {
+            Found::Foreign("a queue without its tables".into())
+        });
+    }
+    if tables.is_empty() && version == 0 {
+        return Ok(Found::Empty);
+    }
+    if tables.iter().any(|name| name == "message_queue") {
+        return Ok(Found::Foreign(
+            "a FlowTrace queue, which this version does not adopt yet".into(),
+        ));
+    }
+    let named = match tables.first() {
+        Some(first) => format!("tables of another program, such as {first:?}"),
+        None => format!("a database of another program (user_version {version})"),
+    };
+    Ok(Found::Foreign(named))
+}
+
+fn tables(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    conn.prepare(
+        "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') \
+         AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name",
+    )?
+    .query_map((), |row| row.get(0))?
+    .collect()
+}
+
+/// Makes the tables of an empty file, or brings those of ours up to date if `migrates`. What is
+/// not ours or too new is refused untouched.
+pub(crate) fn prepare(conn: &Connection, path: &Path, migrates: bool) -> Result<(), QueueError> {
+    let failed = |error| QueueError::sql(path, error);
+    let version = match inspect(conn).map_err(failed)? {
+        Found::Foreign(found) => {
+            return Err(QueueError::NotOurs {
+                path: path.into(),
+                found,
+            });
+        }
+        Found::Empty => {
+            // Only an empty file takes these, and they must come before anything is written.
+            conn.execute_batch(
+                "PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; \
+                 PRAGMA journal_mode = WAL;",
+            )
+            .map_err(failed)?;
+            0
+        }
+        Found::Ours(version) => version,
+    };
+    let known = MIGRATIONS.last().map_or(0, |&(version, _)| version);
+    if version / MAJOR > known / MAJOR {
+        return Err(QueueError::TooNew {
+            path: path.into(),
+            found: version / MAJOR,
+            known: known / MAJOR,
+        });
+    }
+    if version == 0 || (migrates && version < known) {
+        migrate(conn, version).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Applies what is newer than `version`, each migration in a transaction of its own.
+pub(crate) fn migrate(conn: &Connection, version: i64) -> rusqlite::Result<()> {
+    for &(to, statements) in MIGRATIONS.iter().filter(|&&(to, _)| to > version) {
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        // Another process may have done it while this one waited for the lock.
+        let now: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        let applied = if now >= to {
+            Ok(())
+        } else {
+            apply(conn, to, statements)
+        };
+        let end = if applied.is_ok() {
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        };
+        let ended = conn.execute_batch(end);
+        applied.and(ended)?;
+    }
+    Ok(())
+}
+
+fn apply(conn: &Connection, to: i64, statements: &str) -> rusqlite::Result<()> {
+    conn.execute_batch(statements)?;
+    conn.execute(
+        "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING",
+        (META_IDENTITY, Uuid::new_v4().to_string()),
+    )?;
+    conn.pragma_update(None, "user_version", to)
+}
+
+/// The identity of the file.
+pub(crate) fn identity(conn: &Connection) -> rusqlite::Result<QueueId> {
+    let text: Option<String> = conn
+        .prepare_cached(sql::META)?
+        .query_row([META_IDENTITY], |row| row.get(0))
+        .optional()?;
+    text.and_then(|text| QueueId::from_str(&text).ok())
+        .ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path() -> &'static Path {
+        Path::new("/q.db")
+    }
+
+    #[test]
+    fn the_bundled_sqlite_has_the_fix_and_an_older_one_is_refused() {
+        check_sqlite(rusqlite::version_number(), rusqlite::version()).unwrap();
+        check_sqlite(3_051_003, "3.51.3").unwrap();
+        let refused = check_sqlite(3_051_002, "3.51.2").unwrap_err();
+        assert_eq!(refused.code(), "sqlite_too_old");
+    }
+
+    #[test]
+    fn an_empty_file_becomes_ours_once() {
+        let conn = Connection::open_in_memory().unwrap();
+        assert_eq!(inspect(&conn).unwrap(), Found::Empty);
+        prepare(&conn, path(), false).unwrap();
+        assert_eq!(inspect(&conn).unwrap(), Found::Ours(1_000));
+        let id = identity(&conn).unwrap();
+        prepare(&conn, path(), true).unwrap();
+        assert_eq!(identity(&conn).unwrap(), id);
+    }
+
+    #[test]
+    fn a_higher_minor_is_fine_and_a_higher_major_is_refused() {
+        let conn = Connection::open_in_memory().unwrap();
+        prepare(&conn, path(), true).unwrap();
+        conn.pragma_update(None, "user_version", 1_999).unwrap();
+        prepare(&conn, path(), true).unwrap();
+        conn.pragma_update(None, "user_version", 2_000).unwrap();
+        match prepare(&conn, path(), true) {
+            Err(QueueError::TooNew {
+                found: 2, known: 1, ..
+            }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_named_and_left_alone() {
+        for (made, named) in [
+            ("CREATE TABLE users (id)", "users"),
+            ("CREATE VIEW v AS SELECT 1", "\"v\""),
+            ("PRAGMA user_version = 7", "user_version 7"),
+            (
+                "CREATE TABLE message_queue (message_id TEXT PRIMARY KEY, type TEXT)",
+                "FlowTrace",
+            ),
+            (
+                "CREATE TABLE message_queue (id TEXT PRIMARY KEY)",
+                "FlowTrace",
+            ),
+        ] {
+            let conn = Connection::open_in_memory().unwrap();
+            conn.execute_batch(made).unwrap();
+            let before = tables(&conn).unwrap();
+            match prepare(&conn, path(), true) {
+                Err(QueueError::NotOurs { found, .. }) => {
+                    assert!(found.contains(named), "{made}: {found}");
+                }
+                other => panic!("{made}: {other:?}"),
+            }
+            assert_eq!(tables(&conn).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn a_migration_that_fails_leaves_nothing_behind() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch("CREATE TABLE claim (other)").unwrap();
+        assert!(migrate(&conn, 0).is_err());
+        assert_eq!(tables(&conn).unwrap(), ["claim"]);
+        assert!(conn.is_autocommit());
+    }
+}

@@ -1,0 +1,196 @@
+//! What the writer, the readers and the handles of one queue share.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::Connection;
+use spoolway_proto::{MessageId, Outcome, ProducerId, QueueId};
+
+use crate::file::{self, OpenFile};
+use crate::inbox::Inbox;
+use crate::queue::QueueOptions;
+use crate::write::{Kept, Origin};
+use crate::{QueueError, row, sql};
+
+type Pool = r2d2::Pool<SqliteConnectionManager>;
+
+/// Kept outcomes by producer and sequence: what is in the table `producer`, without a look at it.
+type KeptOutcomes = HashMap<ProducerId, HashMap<u64, Kept>>;
+
+pub(crate) struct Shared {
+    /// With its directory resolved.
+    pub(crate) path: PathBuf,
+    pub(crate) options: QueueOptions,
+    pub(crate) inbox: Inbox,
+    opened: RwLock<Opened>,
+    kept: RwLock<KeptOutcomes>,
+    /// So that a queue without kept outcomes takes no lock to find none.
+    any_kept: AtomicBool,
+    commits: AtomicU64,
+    /// What commits to come do instead, before they fail.
+    #[cfg(test)]
+    faults: std::sync::Mutex<Vec<&'static str>>,
+}
+
+/// The file that is open.
+struct Opened {
+    pool: Pool,
+    identity: QueueId,
+    /// How often the path named another file.
+    generation: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        path: PathBuf,
+        options: QueueOptions,
+        file: &OpenFile,
+    ) -> Result<Self, QueueError> {
+        let opened = Opened {
+            pool: file::pool(&path),
+            identity: file.identity,
+            generation: 0,
+        };
+        let shared = Self {
+            path,
+            options,
+            inbox: Inbox::default(),
+            opened: RwLock::new(opened),
+            kept: RwLock::default(),
+            any_kept: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            #[cfg(test)]
+            faults: std::sync::Mutex::default(),
+        };
+        shared.load_kept(&file.conn)?;
+        Ok(shared)
+    }
+
+    /// Takes up `another` file, or the same one again. Readers of the old one finish on it.
+    pub(crate) fn opened(&self, file: &OpenFile, another: bool) -> Result<(), QueueError> {
+        self.load_kept(&file.conn)?;
+        let pool = file::pool(&self.path);
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        opened.pool = pool;
+        opened.identity = file.identity;
+        opened.generation += u64::from(another);
+        Ok(())
+    }
+
+    pub(crate) fn identity(&self) -> QueueId {
+        self.read_opened(|opened| opened.identity)
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.read_opened(|opened| opened.generation)
+    }
+
+    fn read_opened<T>(&self, get: impl FnOnce(&Opened) -> T) -> T {
+        get(&self.opened.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs `get` on a reader of the pool. Blocks.
+    pub(crate) fn read<T>(
+        &self,
+        get: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, QueueError> {
+        self.read_generation(|conn, _| get(conn))
+    }
+
+    fn read_generation<T>(
+        &self,
+        get: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>,
+    ) -> Result<T, QueueError> {
+        let (pool, generation) =
+            self.read_opened(|opened| (opened.pool.clone(), opened.generation));
+        let conn = pool
+            .get()
+            .map_err(|error| QueueError::pool(&self.path, error))?;
+        get(&conn, generation).map_err(|error| QueueError::sql(&self.path, error))
+    }
+
+    /// Runs `get` on one snapshot of the file, and tells it the generation of that. Blocks.
+    pub(crate) fn snapshot<T>(
+        &self,
+        get: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>,
+    ) -> Result<T, QueueError> {
+        self.read_generation(|conn, generation| {
+            let snapshot = conn.unchecked_transaction()?;
+            let got = get(&snapshot, generation)?;
+            snapshot.commit()?;
+            Ok(got)
+        })
+    }
+
+    /// Replaces what is known of kept outcomes by what the file says.
+    pub(crate) fn load_kept(&self, conn: &Connection) -> Result<(), QueueError> {
+        let records = row::producers(conn, sql::PRODUCERS_KEPT)
+            .map_err(|error| QueueError::sql(&self.path, error))?;
+        self.kept
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.any_kept.store(false, Ordering::Release);
+        self.keep(
+            records
+                .into_iter()
+                .map(|record| (record.producer, record.kept))
+                .collect(),
+        );
+        Ok(())
+    }
+
+    /// Takes up the kept outcomes of producers whose records were written.
+    pub(crate) fn keep(&self, records: Vec<(ProducerId, Vec<Kept>)>) {
+        if records.is_empty() {
+            return;
+        }
+        let mut all = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        for (producer, kept) in records {
+            if kept.is_empty() {
+                all.remove(&producer);
+            } else {
+                let kept = kept.into_iter().map(|kept| (kept.sequence, kept)).collect();
+                all.insert(producer, kept);
+            }
+        }
+        self.any_kept.store(!all.is_empty(), Ordering::Release);
+    }
+
+    /// The outcome that is kept for a message: the same pair, and the same id or content.
+    pub(crate) fn kept(
+        &self,
+        origin: Option<&Origin>,
+        id: &MessageId,
+        crc: u32,
+    ) -> Option<(Outcome, Option<String>)> {
+        let origin = origin?;
+        if !self.any_kept.load(Ordering::Acquire) {
+            return None;
+        }
+        let all = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = all.get(&origin.producer)?.get(&origin.sequence)?;
+        (kept.id == *id || kept.crc == crc).then(|| (kept.outcome, kept.reason.clone()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_faults(&self, faults: &[&'static str]) {
+        *self.faults.lock().unwrap() = faults.iter().rev().copied().collect();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn next_fault(&self) -> Option<&'static str> {
+        self.faults.lock().unwrap().pop()
+    }
+
+    pub(crate) fn count_commit(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,392 @@
+//! The writer: one thread, one connection, many requests in one commit.
+//!
+//! ```text
+//!          ┌────────────── moved: open what the path names now, write again ◄─┐
+//!          ▼                                                                  │
+//!  take ─► ready ─► BEGIN IMMEDIATE ─► each request ─► COMMIT ─► has it moved?┴─► answer, wake
+//!          │  ▲                            │             │
+//!          │  └── unknown: reopen, ────────┼─────────────┘ failed
+//!          ▼      checkpoint, once more    ▼
+//!        answer Err                     answer Err, nothing was committed
+//! ```
+//!
+//! Invariant: nothing is answered `Ok` before a commit into the file that the path names, and
+//! after a failed commit nothing newer is written before the file was opened anew and its WAL
+//! emptied into it; writing the group again then looks up every id.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::apply::{News, Owner, Tx};
+use crate::claims::ClaimBook;
+use crate::clock::Now;
+use crate::file::{self, OpenFile};
+use crate::group::{apply_one, execute, merge};
+use crate::inbox::{Answer, Request, Taken};
+use crate::queue::Role;
+use crate::shared::Shared;
+use crate::{QueueError, sql, wake};
+
+/// How often an idle writer looks whether its file is still the one that the path names.
+const TICK: Duration = Duration::from_millis(1_000);
+
+/// How often a group follows its file to another place before it gives up.
+const MOVES_MAX: usize = 8;
+
+/// A producer's writer empties a WAL above this when it is idle, …
+const WAL_BYTES_IDLE: u64 = 16 << 20;
+
+/// … and above this also when it is not: there may be no consumer for a long time.
+const WAL_BYTES_BUSY: u64 = 64 << 20;
+
+/// How long the emptying of a WAL after a failed commit waits for readers.
+const RECOVERY_WAIT_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    file: Option<OpenFile>,
+    /// The file that the path named before, until its side files are cleared away.
+    old: Option<OpenFile>,
+    book: ClaimBook,
+    owner: Owner,
+    /// `old`, or what became of it, is another file than the path names.
+    lost: bool,
+    /// A commit failed, and nothing may be written before its traces are gone.
+    unsettled: bool,
+    /// The claim rows of the file may differ from the book.
+    resync: bool,
+    /// Something was committed since the last checkpoint.
+    uncopied: bool,
+    waker: Option<UnixDatagram>,
+    wake_path: PathBuf,
+    jitter: Jitter,
+}
+
+/// Why a group was not committed.
+enum Failure {
+    /// For certain nothing of it was.
+    Rejected(QueueError),
+    /// The commit failed half way; these would have been the answers.
+    Unknown(QueueError, Vec<Answer>),
+    /// It was, into a file that the path does not name any more.
+    Moved,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, file: OpenFile, owner: Owner) -> Self {
+        let wake_path = wake::socket_path(&shared.path);
+        Self {
+            shared,
+            file: Some(file),
+            old: None,
+            book: ClaimBook::default(),
+            owner,
+            lost: false,
+            unsettled: false,
+            resync: false,
+            uncopied: true,
+            waker: wake::sender(),
+            wake_path,
+            jitter: Jitter::new(),
+        }
+    }
+
+    /// Serves requests until the inbox is closed and empty.
+    pub(crate) fn run(mut self) {
+        loop {
+            match self.shared.inbox.take(TICK) {
+                Taken::Group(group) => self.serve(group),
+                Taken::Idle => self.tick(),
+                Taken::Closed => return,
+            }
+        }
+    }
+
+    fn serve(&mut self, mut group: Vec<Request>) {
+        match self.commit(&mut group) {
+            Ok(answers) => {
+                for (request, answer) in group.into_iter().zip(answers) {
+                    request.answer(answer);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(queue = %self.shared.path.display(), %error, "a group failed");
+                for request in group {
+                    request.answer(Err(error.clone()));
+                }
+            }
+        }
+        if self.shared.options.role == Role::Producer {
+            self.copy_wal(WAL_BYTES_BUSY);
+        }
+    }
+
+    /// Commits a group, wherever its file goes meanwhile.
+    fn commit(&mut self, group: &mut Vec<Request>) -> Result<Vec<Answer>, QueueError> {
+        let mut unknown: Option<Vec<Answer>> = None;
+        let mut moves = 0;
+        loop {
+            match self.attempt(group) {
+                Ok(answers) => return Ok(merge(unknown, answers)),
+                Err(Failure::Moved) => {
+                    moves += 1;
+                    unknown = None;
+                    if moves == MOVES_MAX {
+                        return Err(QueueError::Moved {
+                            path: self.shared.path.clone(),
+                        });
+                    }
+                }
+                Err(Failure::Rejected(error)) if unknown.is_some() => {
+                    return Err(error.into_unknown());
+                }
+                Err(Failure::Rejected(error)) => return Err(error),
+                Err(Failure::Unknown(error, _)) if unknown.is_some() => {
+                    return Err(error.into_unknown());
+                }
+                Err(Failure::Unknown(error, answers)) => {
+                    tracing::warn!(queue = %self.shared.path.display(), %error, "a commit failed");
+                    unknown = Some(answers);
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, group: &mut Vec<Request>) -> Result<Vec<Answer>, Failure> {
+        self.ready().map_err(Failure::Rejected)?;
+        if self.begin().map_err(Failure::Rejected)? {
+            self.shared.inbox.top_up(group);
+        }
+        let owner = self.owner;
+        let applied = self.apply_all(group);
+        let (answers, news) = match applied {
+            Ok(applied) => applied,
+            Err(error) => {
+                self.roll_back(owner);
+                return Err(Failure::Rejected(error));
+            }
+        };
+        if let Err(error) = self.end() {
+            self.roll_back(owner);
+            // Busy: not begun. Full: SQLite writes the frame that makes a commit last and reports
+            // it as full only if that was not written whole; a failed sync is another error.
+            if matches!(error, QueueError::Busy { .. } | QueueError::Full { .. }) {
+                return Err(Failure::Rejected(error));
+            }
+            self.unsettled = true;
+            return Err(Failure::Unknown(error, answers));
+        }
+        self.uncopied = true;
+        if self.file.as_ref().is_some_and(OpenFile::has_moved) {
+            self.book.undo_all();
+            self.owner = owner;
+            self.lose_file();
+            return Err(Failure::Moved);
+        }
+        self.book.commit();
+        self.resync = false;
+        self.publish(news);
+        Ok(answers)
+    }
+
+    /// A file is open, and nothing of a failed commit is left in its WAL.
+    fn ready(&mut self) -> Result<(), QueueError> {
+        let shared = Arc::clone(&self.shared);
+        if self.unsettled {
+            if self.file.as_ref().is_some_and(OpenFile::has_moved) {
+                self.lose_file();
+            }
+            // Closed first: what this connection believes of the WAL is not to be trusted.
+            self.file = None;
+        }
+        if self.file.is_none() {
+            let file = file::open(&shared.path, &shared.options, &mut self.old)?;
+            if self.lost || file.identity != shared.identity() {
+                self.lost = true;
+                self.owner.rows_valid = false;
+                self.book.forget();
+            }
+            shared.opened(&file, self.lost)?;
+            self.lost = false;
+            self.resync = true;
+            self.file = Some(file);
+        }
+        if self.unsettled {
+            self.empty_wal()?;
+            self.unsettled = false;
+        }
+        Ok(())
+    }
+
+    fn empty_wal(&self) -> Result<(), QueueError> {
+        let path = &self.shared.path;
+        let failed = |error| QueueError::sql(path, error);
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        file.conn.busy_timeout(RECOVERY_WAIT_MAX).map_err(failed)?;
+        let emptied = file::checkpoint(&file.conn, "TRUNCATE").map_err(failed)?;
+        file.conn.busy_timeout(Duration::ZERO).map_err(failed)?;
+        if emptied {
+            return Ok(());
+        }
+        let (path, waited) = (path.clone(), RECOVERY_WAIT_MAX);
+        Err(QueueError::Busy { path, waited })
+    }
+
+    /// The path names another file, or none: numbers of rows are void until it is taken over.
+    fn lose_file(&mut self) {
+        tracing::warn!(
+            queue = %self.shared.path.display(),
+            "the queue file was moved, deleted or replaced; opening what is at its path"
+        );
+        self.old = self.file.take();
+        self.lost = true;
+        self.owner.rows_valid = false;
+        self.book.forget();
+    }
+
+    /// Takes the write lock; whether that took any waiting.
+    ///
+    /// Not by SQLite's own busy handler: its sleeps grow, so whoever waits longest asks least
+    /// often, and one of four writers waited 1.7 s. Short random sleeps are fair.
+    fn begin(&mut self) -> Result<bool, QueueError> {
+        let started = Instant::now();
+        let limit = self.shared.options.busy_wait_max;
+        loop {
+            let waited = started.elapsed();
+            match self.execute(sql::BEGIN) {
+                Ok(()) => return Ok(!waited.is_zero() && waited > Duration::from_millis(1)),
+                Err(QueueError::Busy { path, .. }) if waited >= limit => {
+                    return Err(QueueError::Busy { path, waited });
+                }
+                Err(QueueError::Busy { .. }) => thread::sleep(self.jitter.next()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn end(&self) -> Result<(), QueueError> {
+        #[cfg(test)]
+        if let Some(fault) = self.shared.next_fault() {
+            self.execute(fault)?;
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+            let error = rusqlite::Error::SqliteFailure(code, None);
+            return Err(QueueError::sql(&self.shared.path, error));
+        }
+        self.execute(sql::COMMIT)
+    }
+
+    fn execute(&self, statement: &str) -> Result<(), QueueError> {
+        let path = &self.shared.path;
+        let Some(file) = &self.file else {
+            return Err(QueueError::Closed { path: path.clone() });
+        };
+        execute(&file.conn, statement).map_err(|error| QueueError::sql(path, error))
+    }
+
+    /// Applies each request; the error of one that fails alone is its own answer.
+    fn apply_all(&mut self, group: &mut [Request]) -> Result<(Vec<Answer>, News), QueueError> {
+        let path = &self.shared.path;
+        let Some(file) = &self.file else {
+            return Err(QueueError::Closed { path: path.clone() });
+        };
+        let mut tx = Tx {
+            conn: &file.conn,
+            path,
+            book: &mut self.book,
+            owner: &mut self.owner,
+            now: Now::read(),
+            news: News::default(),
+        };
+        if self.resync {
+            tx.resync_claims()
+                .map_err(|error| QueueError::sql(path, error))?;
+        }
+        let mut answers = Vec::with_capacity(group.len());
+        for request in group {
+            answers.push(apply_one(&mut tx, &mut request.job)?);
+        }
+        Ok((answers, tx.news))
+    }
+
+    fn roll_back(&mut self, owner: Owner) {
+        if self
+            .file
+            .as_ref()
+            .is_some_and(|file| !file.conn.is_autocommit())
+        {
+            // Where even this fails, the connection is not used again: see `ready`.
+            if self.execute(sql::ROLLBACK).is_err() {
+                self.unsettled = true;
+            }
+        }
+        self.book.undo_all();
+        self.owner = owner;
+    }
+
+    /// Tells others what was committed.
+    fn publish(&self, news: News) {
+        self.shared.count_commit();
+        self.shared.keep(news.kept);
+        if news.inserted
+            && let Some(waker) = &self.waker
+        {
+            wake::send(waker, &self.wake_path);
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.file.as_ref().is_some_and(OpenFile::has_moved) {
+            self.lose_file();
+        }
+        if let Err(error) = self.ready() {
+            tracing::debug!(queue = %self.shared.path.display(), %error, "the file stays closed");
+        }
+        if self.shared.options.role == Role::Producer {
+            self.copy_wal(WAL_BYTES_IDLE);
+        }
+    }
+
+    /// Copies a WAL above `bytes` into the file, as far as readers allow.
+    fn copy_wal(&mut self, bytes: u64) {
+        let Some(file) = &self.file else { return };
+        if self.uncopied && file::sizes(&self.shared.path).1 > bytes {
+            self.uncopied = false;
+            if let Err(error) = file::checkpoint(&file.conn, "PASSIVE") {
+                tracing::debug!(queue = %self.shared.path.display(), %error, "no checkpoint");
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Also when it panicked: nobody must wait for it then.
+        self.shared.inbox.abandon();
+    }
+}
+
+/// Random waits of 0.1 to 1 ms.
+struct Jitter(u64);
+
+impl Jitter {
+    fn new() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        Self(RandomState::new().hash_one(0) | 1)
+    }
+
+    fn next(&mut self) -> Duration {
+        // Xorshift: nothing but spread is wanted of it.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        Duration::from_micros(100 + self.0 % 900)
+    }
+}
+
+#[cfg(test)]
+mod tests;

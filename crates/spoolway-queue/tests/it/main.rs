@@ -1,0 +1,14 @@
+//! The queue on real files.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, which clippy does not take for tests, fail like them"
+)]
+
+mod child;
+mod claims;
+mod delivery;
+mod faults;
+mod files;
+mod support;
+mod wake;
+mod writers;

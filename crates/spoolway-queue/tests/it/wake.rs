@@ -1,0 +1,135 @@
+//! The consumer learns of new rows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use spoolway_queue::{SqliteQueue, Watch, Write, side_file};
+
+use crate::support::{DEADLINE, Fixture, consumer, message, row};
+
+fn watch(queue: &SqliteQueue) -> (Watch, mpsc::Receiver<Instant>) {
+    let (sender, fired) = mpsc::channel();
+    let watch = Watch::start(queue, move || _ = sender.send(Instant::now())).unwrap();
+    (watch, fired)
+}
+
+/// How long it takes at best until a change is seen: of several, since a machine can be busy.
+fn best(fired: &mpsc::Receiver<Instant>, mut change: impl FnMut(usize)) -> Duration {
+    let times = (0..10).map(|n| {
+        while fired.try_recv().is_ok() {}
+        change(n);
+        let changed = Instant::now();
+        fired
+            .recv_timeout(DEADLINE)
+            .unwrap()
+            .saturating_duration_since(changed)
+    });
+    times.min().unwrap()
+}
+
+#[test]
+fn a_datagram_wakes_the_consumer_at_once() {
+    let queue = Fixture::new();
+    let (_watch, fired) = watch(&queue);
+    let producer = queue.again();
+    let took = best(&fired, |n| {
+        producer
+            .write(vec![row(message(&format!("m{n}")))])
+            .unwrap();
+    });
+    assert!(took < Duration::from_millis(8), "{took:?}");
+}
+
+#[test]
+fn a_foreign_writer_is_seen_soon() {
+    let queue = Fixture::new();
+    let (_watch, fired) = watch(&queue);
+    fired.recv_timeout(DEADLINE).unwrap();
+    let foreign = queue.foreign();
+    let took = best(&fired, |n| {
+        let insert = "INSERT INTO message_queue (message_id, type, payload, timestamp) \
+                      VALUES (?, 'task', '1', 7)";
+        foreign.execute(insert, [format!("f{n}")]).unwrap();
+    });
+    assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+#[test]
+fn settlements_do_not_wake_and_each_second_does() {
+    let queue = Fixture::new();
+    let seqs: Vec<_> = (0..500)
+        .map(|n| queue.insert(message(&format!("m{n}"))))
+        .collect();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let _watch = Watch::start(&queue, move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let started = Instant::now();
+    for seq in seqs {
+        queue
+            .write(vec![Write::Processed { seq, attempts: 1 }])
+            .unwrap();
+    }
+    assert!(
+        started.elapsed() > Duration::from_millis(20),
+        "it had time to look"
+    );
+    let allowed = 1 + usize::try_from(started.elapsed().as_secs()).unwrap();
+    let fired = count.load(Ordering::Relaxed);
+    assert!(fired <= allowed, "{fired} of {allowed}");
+    crate::support::wait_until("it fires each second", || {
+        count.load(Ordering::Relaxed) > fired + 1
+    });
+}
+
+#[test]
+fn a_replaced_file_wakes_and_is_watched_from_then_on() {
+    let queue = Fixture::new();
+    let (_watch, fired) = watch(&queue);
+    let other = queue.dir.path().join("other.db");
+    SqliteQueue::open(&other, consumer()).unwrap().close();
+    std::fs::rename(&other, queue.path()).unwrap();
+    crate::support::wait_until("the new file is open", || {
+        queue.identity() == queue.again().identity()
+    });
+    let foreign = queue.foreign();
+    let took = best(&fired, |n| {
+        let insert = "INSERT INTO message_queue (message_id, type, payload, timestamp) \
+                      VALUES (?, 'task', '1', 7)";
+        foreign.execute(insert, [format!("f{n}")]).unwrap();
+    });
+    assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_its_own_removed() {
+    let queue = Fixture::new();
+    let socket = side_file(queue.queue.path(), ".wake");
+    drop(std::os::unix::net::UnixDatagram::bind(&socket).unwrap());
+    assert!(socket.exists());
+    let (watch, fired) = watch(&queue);
+    queue.insert(message("a"));
+    fired.recv_timeout(DEADLINE).unwrap();
+    let started = Instant::now();
+    drop(watch);
+    assert!(started.elapsed() < Duration::from_secs(1));
+    assert!(!socket.exists());
+    queue.insert(message("nobody listens"));
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_watched_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("d".repeat(100));
+    std::fs::create_dir(&long).unwrap();
+    let queue = SqliteQueue::open(long.join("q.db"), consumer()).unwrap();
+    let (_watch, fired) = watch(&queue);
+    let took = best(&fired, |n| {
+        queue.write(vec![row(message(&format!("m{n}")))]).unwrap();
+    });
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert!(!side_file(queue.path(), ".wake").exists());
+}
