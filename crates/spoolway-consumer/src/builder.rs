@@ -1,0 +1,98 @@
+//! Puts a consumer together.
+
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+
+use crate::handler::{Handlers, decoding};
+use crate::{Consumer, ConsumerConfig, ConsumerError, Delivery, IntoFinish, Sink, Summary};
+
+/// A consumer that is not listening yet. Made by [`Consumer::builder`].
+#[must_use = "a builder does nothing until `run` or `build`"]
+pub struct Builder {
+    pub(crate) socket: PathBuf,
+    pub(crate) queue: PathBuf,
+    pub(crate) config: ConsumerConfig,
+    pub(crate) handlers: Handlers,
+    pub(crate) sink: Option<Sink>,
+}
+
+impl Builder {
+    pub(crate) fn new(socket: PathBuf, queue: PathBuf) -> Self {
+        Self {
+            socket,
+            queue,
+            config: ConsumerConfig::default(),
+            handlers: Handlers::default(),
+            sink: None,
+        }
+    }
+
+    /// Handles messages of that type by their payload.
+    ///
+    /// A payload that does not decode is a dead letter `invalid_payload` at once. A handler that returns an error,
+    /// or panics, is tried again by the retry policy. A second handler for a type replaces the first.
+    pub fn on<T, F, Fut>(mut self, r#type: impl AsRef<str>, handler: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoFinish> + Send + 'static,
+    {
+        self.handlers.on(r#type.as_ref(), decoding(handler));
+        self
+    }
+
+    /// Handles messages of that type with everything that is known of them.
+    pub fn on_message<F, Fut>(mut self, r#type: impl AsRef<str>, handler: F) -> Self
+    where
+        F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoFinish> + Send + 'static,
+    {
+        self.handlers.on(r#type.as_ref(), handler);
+        self
+    }
+
+    /// Handles messages of every other type. Without it, and without a sink, they are dead letters `no_route`.
+    pub fn default<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoFinish> + Send + 'static,
+    {
+        self.handlers.set_default(handler);
+        self.sink = None;
+        self
+    }
+
+    /// Hands messages of every other type to the sink, in place of [`Builder::default`].
+    pub fn sink(mut self, sink: Sink) -> Self {
+        self.handlers.unset_default();
+        self.sink = Some(sink);
+        self
+    }
+
+    /// Sets everything else.
+    pub fn config(mut self, config: ConsumerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Takes the locks, opens the queue file and listens: from here on producers may connect.
+    ///
+    /// Nothing is accepted or processed before [`Consumer::run`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ConsumerError`]; nothing is left behind.
+    pub async fn build(self) -> Result<Consumer, ConsumerError> {
+        Consumer::open(self).await
+    }
+
+    /// [`Builder::build`] and [`Consumer::run`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ConsumerError`].
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<Summary, ConsumerError> {
+        self.build().await?.run(shutdown).await
+    }
+}

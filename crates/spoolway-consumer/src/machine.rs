@@ -1,0 +1,545 @@
+//! Decides what happens to each message: dedup, lanes, hold, retries. No I/O, no clock.
+//!
+//! ```text
+//!  socket ──► copy? ──► suspect, stored, delayed? ──► Asking ──► Waiting ──► Ready ──► Running
+//!               │                 │                  (lookup,     (lane)     (slot)       │
+//!  file ────► Claiming ───────────┼─────────────────  if the file  ▲            done      │ failed
+//!               │   joins or      │                   may hold     │   ┌─────────┴────────┤
+//!               ▼   is settled    ▼                   rows)        │   ▼                  ▼
+//!             kept outcome     Leaving ◄── hold_max, blocked ──────┘ Settling          Leaving
+//!                                 │ committed                          │ committed       │ with a due
+//!                                 ▼                                    ▼                 ▼ time
+//!                              `stored`                          `processed`, `dead`  `stored`
+//! ```
+//!
+//! A key that cannot go on lives in the file only: when its head must be tried later, everything behind it is
+//! stored in the same commit, in lane order, and leaves memory; the poller brings it back in the order of its rows.
+//!
+//! Invariants, asserted after each event in debug builds by [`Machine::check`]:
+//! - a message of a lane runs only at its head;
+//! - a message that left memory has a committed row or was refused;
+//! - rows enter a lane only when every earlier unprocessed row of the key is in memory;
+//! - a numbered message is in exactly one of a producer's `pending` and `kept`.
+
+mod arrive;
+mod commit;
+mod event;
+mod kept;
+mod lane;
+mod reads;
+mod rows;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spoolway_proto::{
+    AckLevel, InstanceId, Key, Message, MessageId, Outcome, ProducerId, Timestamp,
+};
+use spoolway_queue::{Cursor, ProducerRecord, Write};
+
+pub use event::{Action, BatchId, ConnId, Event, Finish, Ticket};
+
+use commit::{Batch, Doing};
+use kept::{Producer, Recent};
+use lane::Lane;
+use reads::Reads;
+
+/// Times and bounds of a [`Machine`].
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// Every message is answered within this time. Default 2 s.
+    pub hold_max: Duration,
+    /// Handlers that run at a time. Default 64.
+    pub slots: usize,
+    /// Rows of the queue file held in memory at most. Default 256, four times the slots.
+    pub claimed_max: usize,
+    /// Rows read at a time. Default 50.
+    pub page: usize,
+    /// Time between looks into the queue file when nothing wakes the consumer. Default 1 s.
+    pub poll_every: Duration,
+    /// The sum of all windows: messages in memory. Default 10,000.
+    pub pending_max: u32,
+    /// The largest window of one connection, in messages. Default 1,024.
+    pub window_max: u32,
+    /// The window of one connection, in bytes. Default 16 MiB.
+    pub window_bytes: u64,
+    /// Handler starts before a message is dead. Default 4: one and three retries.
+    pub attempts_max: u32,
+    /// Time between two attempts. Default 5 s.
+    pub retry_delay: Duration,
+    /// How long what could not be committed waits before it is tried again. Default 1 s.
+    pub commit_retry: Duration,
+    /// How long a producer without a connection stays in memory. Default 60 s.
+    pub forget_after: Duration,
+    /// Ids of processed messages remembered for senders that say no hello. Default 10,000.
+    pub recent_max: usize,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            hold_max: Duration::from_secs(2),
+            slots: 64,
+            claimed_max: 256,
+            page: 50,
+            poll_every: Duration::from_secs(1),
+            pending_max: 10_000,
+            window_max: 1_024,
+            window_bytes: 16 << 20,
+            attempts_max: 4,
+            retry_delay: Duration::from_secs(5),
+            commit_retry: Duration::from_secs(1),
+            forget_after: Duration::from_secs(60),
+            recent_max: 10_000,
+        }
+    }
+}
+
+/// The time of an event: one clock for durations, one for what people wrote into messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic.
+    pub mono: Instant,
+    /// Wall clock.
+    pub wall: Timestamp,
+}
+
+/// Suspects held in memory at a time: one runs, the others wait for it.
+const SUSPECTS_MAX: usize = 8;
+/// Messages of one key held in memory that came from the file: enough to keep a hot key busy.
+const LANE_ROWS_MAX: usize = 32;
+/// Keys remembered as passed over; with more, the whole file is read again instead.
+const PASSED_MAX: usize = 10_000;
+
+/// The dedup-and-lane machine of a consumer.
+#[derive(Debug)]
+pub struct Machine {
+    config: MachineConfig,
+    instance: InstanceId,
+    now: Now,
+    conns: BTreeMap<ConnId, Conn>,
+    producers: HashMap<ProducerId, Producer>,
+    recent: Recent,
+    entries: HashMap<Ticket, Entry>,
+    by_id: HashMap<MessageId, Ticket>,
+    by_row: HashMap<i64, Ticket>,
+    lanes: HashMap<Key, Lane>,
+    next_ticket: Ticket,
+    /// Messages whose turn it is, waiting for a slot.
+    ready: VecDeque<Ticket>,
+    /// Suspects whose turn it is: one runs at a time.
+    suspects: VecDeque<Ticket>,
+    suspect: Option<Ticket>,
+    running: usize,
+    /// When to answer what is not settled by then; the wait is the same for all, so the queue is in order.
+    holds: VecDeque<(Instant, Ticket)>,
+    /// Messages that wait in memory for their next attempt.
+    delayed: BTreeMap<(Instant, Ticket), ()>,
+    /// Which file the row numbers in memory are of.
+    generation: u64,
+    batches: HashMap<BatchId, Batch>,
+    next_batch: BatchId,
+    /// Writes that failed and must not be given up.
+    again: VecDeque<(Instant, Vec<(Write, Doing)>)>,
+    /// Producers without a connection, since when.
+    gone: VecDeque<(Instant, ProducerId)>,
+    asks: HashMap<u64, Asking>,
+    next_ask: u64,
+    backlog: Backlog,
+    poll: Poll,
+    reads: Reads,
+    /// Keys whose lookup failed.
+    unread: Vec<Key>,
+    draining: bool,
+    actions: VecDeque<Action>,
+}
+
+/// A connection as the machine sees it.
+#[derive(Debug)]
+struct Conn {
+    /// `None` until hello is answered.
+    hello: Option<Greeted>,
+    /// Whether hello arrived and waits for the file.
+    greeting: bool,
+    /// Nothing more is taken from it.
+    over: bool,
+}
+
+#[derive(Debug)]
+struct Greeted {
+    producer: ProducerId,
+    ack: AckLevel,
+    /// The number of the next message.
+    next: u64,
+    window: u32,
+    /// The window that is enforced: a smaller one takes hold as answers go out.
+    limit: u32,
+    unanswered: u32,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Asking {
+    hello: Option<(ConnId, spoolway_proto::ProducerHello)>,
+    version: u64,
+}
+
+/// Whether the file may hold unprocessed keyed rows.
+#[derive(Debug)]
+struct Backlog {
+    maybe: bool,
+    /// Rises each time `maybe` is set, so that only a read begun later clears it.
+    version: u64,
+}
+
+#[derive(Debug)]
+struct Poll {
+    wanted: bool,
+    /// The read that is under way.
+    under_way: Option<u64>,
+    cursor: Cursor,
+    /// Something behind the cursor changed: go round once more.
+    again: bool,
+    /// Keys of which rows were passed over: read again by key when their lanes have room.
+    passed: HashSet<Key>,
+    /// Other rows were passed over: go round once more when a row leaves memory.
+    passed_other: bool,
+    at: Instant,
+}
+
+/// A message in memory.
+#[derive(Debug)]
+struct Entry {
+    message: Arc<Message>,
+    crc: u32,
+    /// Numbers that are settled with it.
+    pairs: Vec<Pair>,
+    /// Connections without hello that wait for its answer.
+    plain: Vec<ConnId>,
+    /// Whether it came, or is also wanted, by a connection without hello.
+    unnumbered: bool,
+    row: Option<i64>,
+    /// It runs from the file only: a suspect, a delayed one, one whose sender asked for `stored`.
+    by_file: bool,
+    suspect: bool,
+    attempts: u32,
+    delivery: u32,
+    step: Step,
+    /// A row for it is being committed while it runs.
+    storing: bool,
+    /// How its handler ended while that commit was under way.
+    finish: Option<Finish>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    producer: ProducerId,
+    n: u64,
+    conn: ConnId,
+    bytes: u64,
+    /// Answered `received`: nothing more is owed.
+    answered: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    /// Its key may have rows in the file; a lookup decides.
+    Asking,
+    /// Its row's claim is being committed.
+    Claiming,
+    /// In its lane, behind others.
+    Waiting,
+    /// Its turn; waits for a slot.
+    Ready,
+    /// Its turn, at this time.
+    Delayed(Instant),
+    /// A suspect whose attempt is being committed.
+    Beginning,
+    Running,
+    /// Being stored; it leaves memory with the commit.
+    Leaving,
+    /// Its handler succeeded; that is being committed.
+    Settling,
+    /// It is dead; that is being committed.
+    Burying,
+}
+
+impl Machine {
+    /// A machine with nothing in memory. It polls the file at once.
+    ///
+    /// `producers` are the records with kept outcomes that the last consumer left at a clean shutdown.
+    pub fn new(
+        now: Now,
+        config: MachineConfig,
+        instance: InstanceId,
+        producers: Vec<ProducerRecord>,
+    ) -> Self {
+        let recent = Recent::new(config.recent_max);
+        let mut machine = Self {
+            config,
+            instance,
+            now,
+            conns: BTreeMap::new(),
+            producers: HashMap::new(),
+            recent,
+            entries: HashMap::new(),
+            by_id: HashMap::new(),
+            by_row: HashMap::new(),
+            lanes: HashMap::new(),
+            next_ticket: 1,
+            ready: VecDeque::new(),
+            suspects: VecDeque::new(),
+            suspect: None,
+            running: 0,
+            holds: VecDeque::new(),
+            delayed: BTreeMap::new(),
+            generation: 0,
+            batches: HashMap::new(),
+            next_batch: 1,
+            again: VecDeque::new(),
+            gone: VecDeque::new(),
+            asks: HashMap::new(),
+            next_ask: 1,
+            // Until a read says otherwise the file may hold anything.
+            backlog: Backlog {
+                maybe: true,
+                version: 1,
+            },
+            poll: Poll {
+                wanted: true,
+                under_way: None,
+                cursor: Cursor::default(),
+                again: false,
+                passed: HashSet::new(),
+                passed_other: false,
+                at: now.mono,
+            },
+            reads: Reads::default(),
+            unread: Vec::new(),
+            draining: false,
+            actions: VecDeque::new(),
+        };
+        for record in producers {
+            machine.remember(record);
+        }
+        machine.poll();
+        machine
+    }
+
+    /// Tells the machine what happened: the only mutation.
+    pub fn on(&mut self, now: Now, event: Event) {
+        self.now = now;
+        match event {
+            Event::Hello { conn, hello } => self.hello(conn, hello),
+            Event::At { conn, n } => self.at(conn, n),
+            Event::Arrived {
+                conn,
+                message,
+                answer,
+            } => self.arrived(conn, message, answer),
+            Event::Seen {
+                conn,
+                ranges,
+                queue,
+                err,
+            } => self.seen(conn, &ranges, queue, err),
+            Event::Closed { conn } => self.closed(conn),
+            Event::Asked {
+                ask,
+                keyed,
+                producer,
+            } => self.asked(ask, keyed, producer),
+            Event::LookedUp { key, read, rows } => self.looked_up(&key, read, rows),
+            Event::Polled(page) => self.polled(page),
+            Event::PolledKey { key, read, page } => self.polled_key(&key, read, page),
+            Event::Woken => self.want_poll(),
+            Event::Replaced { generation } => self.replaced(generation),
+            Event::Committed { batch, written } => self.committed(batch, written),
+            Event::CommitFailed { batch } => self.commit_failed(batch),
+            Event::Finished { ticket, finish } => self.finished(ticket, finish),
+            Event::Drain => self.drain(),
+            Event::Halt => self.halt(),
+            Event::Tick => self.tick(),
+        }
+        self.dispatch();
+        self.poll();
+        self.check();
+    }
+
+    /// The next thing the shell must do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to call [`Machine::on`] with [`Event::Tick`], if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let hold = self.holds.front().map(|(at, _)| *at);
+        let delayed = self.delayed.first_key_value().map(|((at, _), ())| *at);
+        let again = self.again.front().map(|(at, _)| *at);
+        let poll = (!self.draining).then_some(self.poll.at);
+        let forget = self.next_forget();
+        [hold, delayed, again, poll, forget]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether as many messages are in memory as may be: connections without hello are not read until there is room.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= self.config.pending_max as usize
+    }
+
+    /// Whether nothing is being committed.
+    pub fn is_committed(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Whether nothing is in memory and nothing is being committed.
+    pub fn is_idle(&self) -> bool {
+        self.entries.is_empty() && self.batches.is_empty() && self.again.is_empty()
+    }
+
+    /// How many messages are in memory.
+    pub fn pending(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn tick(&mut self) {
+        let now = self.now.mono;
+        while self.holds.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, ticket)) = self.holds.pop_front() {
+                self.hold_is_over(ticket);
+            }
+        }
+        while let Some(((at, ticket), ())) = self.delayed.first_key_value() {
+            let (at, ticket) = (*at, *ticket);
+            if at > now {
+                break;
+            }
+            self.delayed.remove(&(at, ticket));
+            if self.step(ticket) == Some(Step::Delayed(at)) {
+                self.set_ready(ticket);
+            }
+        }
+        while self.again.front().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, writes)) = self.again.pop_front() {
+                self.commit(writes);
+            }
+        }
+        if now >= self.poll.at {
+            self.poll.at = now + self.config.poll_every;
+            self.relook();
+            self.want_poll();
+        }
+        self.forget();
+    }
+
+    fn step(&self, ticket: Ticket) -> Option<Step> {
+        self.entries.get(&ticket).map(|entry| entry.step)
+    }
+
+    fn set_step(&mut self, ticket: Ticket, step: Step) {
+        if let Some(entry) = self.entries.get_mut(&ticket) {
+            entry.step = step;
+        }
+    }
+
+    /// Puts a message into memory.
+    fn insert(&mut self, entry: Entry) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        if entry.delivery == 0 {
+            self.by_id.insert(entry.message.id.clone(), ticket);
+        }
+        if let Some(row) = entry.row {
+            self.by_row.insert(row, ticket);
+        }
+        self.entries.insert(ticket, entry);
+        ticket
+    }
+
+    /// Takes a message out of memory and, if it is in one, out of its lane.
+    fn remove(&mut self, ticket: Ticket) -> Option<Entry> {
+        let entry = self.entries.remove(&ticket)?;
+        if self.by_id.get(&entry.message.id) == Some(&ticket) {
+            self.by_id.remove(&entry.message.id);
+        }
+        if let Some(row) = entry.row {
+            self.by_row.remove(&row);
+            self.reads
+                .left(row, matches!(entry.step, Step::Settling | Step::Burying));
+            if self.poll.passed_other {
+                self.want_poll();
+            }
+        }
+        self.leave_lane(&entry, ticket);
+        Some(entry)
+    }
+
+    /// The invariants above, in debug builds.
+    fn check(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let count = |step: Step| {
+            self.entries
+                .values()
+                .filter(|entry| entry.step == step)
+                .count()
+        };
+        let running = self.running + usize::from(self.suspect.is_some());
+        assert_eq!(
+            running,
+            count(Step::Running) + count(Step::Beginning),
+            "slots"
+        );
+        for (key, lane) in &self.lanes {
+            assert!(!lane.is_empty(), "an empty lane is left: {key}");
+            for (place, ticket) in lane.iter().enumerate() {
+                let entry = &self.entries[&ticket];
+                assert_eq!(entry.lane_key(), Some(key), "a message in another's lane");
+                let runs = matches!(entry.step, Step::Running | Step::Beginning | Step::Ready);
+                assert!(place == 0 || !runs, "{key}: runs behind the head");
+            }
+        }
+        for (row, ticket) in &self.by_row {
+            assert_eq!(
+                self.entries[ticket].row,
+                Some(*row),
+                "a claimed row without its message"
+            );
+        }
+        for (id, producer) in &self.producers {
+            for (n, ticket) in &producer.pending {
+                let entry = &self.entries[ticket];
+                let owed = entry
+                    .pairs
+                    .iter()
+                    .any(|pair| pair.producer == *id && pair.n == *n);
+                assert!(owed, "{id}/{n} is pending without a message");
+                assert!(
+                    !producer.kept.contains_key(n),
+                    "{id}/{n} is pending and kept"
+                );
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// The key whose lane orders it: replayed rows run outside the lanes.
+    fn lane_key(&self) -> Option<&Key> {
+        self.message.key.as_ref().filter(|_| self.delivery == 0)
+    }
+
+    fn is_late(&self, now: Timestamp) -> bool {
+        self.message.expires_at().is_some_and(|at| at <= now)
+    }
+}
+
+/// An outcome together with its reason.
+type Verdict = (Outcome, Option<Arc<str>>);

@@ -1,0 +1,374 @@
+//! What each write was for, and what its commit or failure means.
+
+use std::sync::Arc;
+
+use spoolway_proto::{Code, Key, Outcome, ProducerId};
+use spoolway_queue::{Existing, Write, Written};
+
+use super::{Action, BatchId, Machine, Step, Ticket};
+
+/// What a write was for.
+#[derive(Clone, Debug)]
+pub(super) enum Doing {
+    /// Nobody waits for it.
+    Nothing,
+    /// A row that is not in memory is settled; it may have held back others of its key.
+    Row { seq: i64, key: Option<Key> },
+    /// The message is stored and leaves memory.
+    Leave(Ticket),
+    /// The message failed, is stored for later and leaves memory.
+    Retry(Ticket),
+    /// The message is stored while it runs.
+    Stay(Ticket),
+    /// Rows are claimed.
+    Claim(Vec<Ticket>),
+    /// A suspect's attempt.
+    Begin(Ticket),
+    /// The outcome of a row.
+    Settle(Ticket, Outcome),
+    /// The message is dead, with this reason.
+    Bury(Ticket, Arc<str>),
+    /// A copy in the file is settled with a kept outcome.
+    Late { producer: ProducerId, n: u64 },
+    /// The producer's record is saved, so memory may be free of it.
+    Forget(ProducerId),
+}
+
+/// Writes on their way, and which file their row numbers are of.
+#[derive(Debug)]
+pub(super) struct Batch {
+    generation: u64,
+    writes: Vec<(Write, Doing)>,
+}
+
+impl Machine {
+    pub(super) fn commit(&mut self, writes: Vec<(Write, Doing)>) {
+        if writes.is_empty() {
+            return;
+        }
+        let batch = self.next_batch;
+        self.next_batch += 1;
+        let plain = writes.iter().map(|(write, _)| write.clone()).collect();
+        self.batches.insert(
+            batch,
+            Batch {
+                generation: self.generation,
+                writes,
+            },
+        );
+        self.actions.push_back(Action::Commit {
+            batch,
+            writes: plain,
+        });
+    }
+
+    pub(super) fn committed(&mut self, batch: BatchId, written: Vec<Written>) {
+        let Some(batch) = self.batches.remove(&batch) else {
+            return;
+        };
+        for ((_, doing), written) in batch.writes.into_iter().zip(written) {
+            self.done_with(doing, written);
+        }
+    }
+
+    fn done_with(&mut self, doing: Doing, written: Written) {
+        match doing {
+            Doing::Nothing => {}
+            Doing::Row { seq, key } => {
+                self.reads.left(seq, true);
+                if let Some(key) = key {
+                    self.refill(&key);
+                }
+            }
+            Doing::Leave(ticket) | Doing::Retry(ticket) => self.left(ticket, &written),
+            Doing::Stay(ticket) => self.stayed(ticket, &written),
+            Doing::Claim(tickets) => {
+                for ticket in tickets {
+                    if self.step(ticket) == Some(Step::Claiming) {
+                        self.set_step(ticket, Step::Waiting);
+                        if self.is_head(ticket) {
+                            self.set_ready(ticket);
+                        }
+                    }
+                }
+            }
+            Doing::Begin(ticket) => {
+                let Some(entry) = self.entries.get_mut(&ticket) else {
+                    return;
+                };
+                match written {
+                    Written::Began { attempts } if attempts > 0 => {
+                        entry.attempts = attempts;
+                        entry.step = Step::Running;
+                        self.run(ticket);
+                    }
+                    // The row was settled meanwhile, by its id.
+                    _ => {
+                        self.suspect = None;
+                        self.answer(ticket, Outcome::Stored, None);
+                        self.remove(ticket);
+                    }
+                }
+            }
+            Doing::Settle(ticket, outcome) => {
+                self.answer(ticket, outcome, None);
+                self.remove(ticket);
+            }
+            Doing::Bury(ticket, reason) => match written {
+                Written::Conflict => self.refuse(ticket, Code::Conflict),
+                Written::Exists {
+                    state: Existing::Processed,
+                    ..
+                } => {
+                    self.answer(ticket, Outcome::Processed, None);
+                    self.remove(ticket);
+                }
+                _ => {
+                    if let Written::Exists { seq, .. } = written {
+                        self.reads.left(seq, true);
+                    }
+                    self.answer(ticket, Outcome::Dead, Some(reason));
+                    self.remove(ticket);
+                }
+            },
+            Doing::Late { producer, n } => {
+                if let Written::Settled { seq: Some(seq) } = written {
+                    self.reads.left(seq, true);
+                }
+                self.drop_kept(producer, n);
+            }
+            Doing::Forget(producer) => self.forgotten(producer),
+        }
+    }
+
+    /// The message has a row and is no longer in memory.
+    fn left(&mut self, ticket: Ticket, written: &Written) {
+        self.written_keyed(ticket);
+        match written {
+            Written::Conflict => return self.refuse(ticket, Code::Conflict),
+            // It was processed, or died, before this run of the consumer knew it.
+            Written::Exists {
+                state: Existing::Processed,
+                ..
+            } => {
+                self.answer(ticket, Outcome::Processed, None);
+            }
+            Written::Exists {
+                state: Existing::Dead,
+                ..
+            } => {
+                self.answer(ticket, Outcome::Dead, Some("dead before".into()));
+            }
+            _ => self.answer(ticket, Outcome::Stored, None),
+        }
+        if let Written::Exists { seq, .. } = written {
+            self.reads.left(*seq, false);
+        }
+        self.remove(ticket);
+        self.want_poll();
+    }
+
+    /// The message runs on, with a row.
+    fn stayed(&mut self, ticket: Ticket, written: &Written) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        entry.storing = false;
+        let finish = entry.finish.take();
+        self.written_keyed(ticket);
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        match written {
+            Written::Inserted { seq }
+            | Written::Exists {
+                seq,
+                state: Existing::Pending,
+            } => {
+                entry.row = Some(*seq);
+                self.by_row.insert(*seq, ticket);
+                self.answer(ticket, Outcome::Stored, None);
+            }
+            // Settled long ago, or another message: what runs is answered when it ends.
+            _ => {}
+        }
+        if let Some(finish) = finish {
+            self.finished(ticket, finish);
+        }
+    }
+
+    /// Its row is there now: a question that was asked before may not have seen it.
+    fn written_keyed(&mut self, ticket: Ticket) {
+        if self.key_of(ticket).is_some() {
+            self.mark_backlog();
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket, code: Code) {
+        let Some(entry) = self.remove(ticket) else {
+            return;
+        };
+        let text = format!("id {} was sent with other content", entry.message.id);
+        for pair in entry.pairs {
+            self.nack(pair, code.clone(), text.clone(), None);
+        }
+        for conn in entry.plain {
+            let message = Arc::clone(&entry.message);
+            self.actions.push_back(Action::Reply {
+                conn,
+                message,
+                outcome: Err(code.clone()),
+            });
+        }
+    }
+
+    // ---- failure
+
+    /// Nothing of the batch is on disk. What can be given back is refused; the rest is tried again.
+    pub(super) fn commit_failed(&mut self, batch: BatchId) {
+        let Some(Batch { generation, writes }) = self.batches.remove(&batch) else {
+            return;
+        };
+        let void = generation != self.generation;
+        let mut again = Vec::new();
+        for (write, doing) in writes {
+            match doing {
+                Doing::Nothing => {}
+                // The rows were of a file that is gone.
+                Doing::Claim(_) | Doing::Row { .. } | Doing::Settle(..) if void => {}
+                Doing::Leave(ticket) | Doing::Retry(ticket) => {
+                    if self
+                        .entries
+                        .get(&ticket)
+                        .is_some_and(|entry| entry.row.is_some())
+                    {
+                        again.push((write, doing));
+                    } else {
+                        self.could_not_store(ticket, matches!(doing, Doing::Retry(_)));
+                    }
+                }
+                Doing::Stay(ticket) => {
+                    let Some(entry) = self.entries.get_mut(&ticket) else {
+                        continue;
+                    };
+                    entry.storing = false;
+                    if let Some(finish) = entry.finish.take() {
+                        self.finished(ticket, finish);
+                    } else {
+                        self.hold_again(ticket);
+                    }
+                }
+                Doing::Begin(ticket) => {
+                    self.suspect = None;
+                    self.delay(ticket);
+                }
+                Doing::Bury(ticket, _)
+                    if self.entries.get(&ticket).is_some_and(|e| e.row.is_none()) =>
+                {
+                    self.could_not_store(ticket, true);
+                }
+                // Claimed rows keep their places: what is behind them has counted on it.
+                Doing::Claim(_)
+                | Doing::Row { .. }
+                | Doing::Settle(..)
+                | Doing::Bury(..)
+                | Doing::Late { .. }
+                | Doing::Forget(_) => again.push((write, doing)),
+            }
+        }
+        if !again.is_empty() {
+            self.again
+                .push_back((self.now.mono + self.config.commit_retry, again));
+        }
+    }
+
+    /// A keyless message is given back to its producer; anything else stays, to run or to be stored later.
+    fn could_not_store(&mut self, ticket: Ticket, failed: bool) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        let keyed = entry.lane_key().is_some();
+        let owed = !entry.pairs.is_empty() && entry.pairs.iter().all(|pair| !pair.answered);
+        if !keyed && owed && !entry.unnumbered {
+            let Some(entry) = self.remove(ticket) else {
+                return;
+            };
+            for pair in entry.pairs {
+                let text = "the queue file cannot be written".to_owned();
+                let retry_after = Some(self.config.commit_retry);
+                self.nack(pair, Code::Unavailable, text, retry_after);
+            }
+        } else if failed || !keyed && entry.by_file {
+            self.delay(ticket);
+        } else if keyed {
+            // With the next poll, not at once: the file would fail again.
+            entry.step = Step::Asking;
+            self.unread.extend(self.key_of(ticket));
+            self.hold_again(ticket);
+        } else {
+            self.set_ready(ticket);
+            self.hold_again(ticket);
+        }
+    }
+
+    /// What is in memory is all there is of it now: rows are forgotten, and what would have settled them is done.
+    pub(super) fn replaced(&mut self, generation: u64) {
+        self.generation = generation;
+        self.by_row.clear();
+        self.poll.cursor = Default::default();
+        self.mark_backlog();
+        for (_, writes) in std::mem::take(&mut self.again) {
+            for (_, doing) in writes {
+                if let Doing::Retry(ticket) | Doing::Leave(ticket) | Doing::Bury(ticket, _) = doing
+                {
+                    self.delay(ticket);
+                }
+            }
+        }
+        let mut tickets: Vec<Ticket> = self.entries.keys().copied().collect();
+        tickets.sort_unstable();
+        for ticket in tickets {
+            let Some(entry) = self.entries.get_mut(&ticket) else {
+                continue;
+            };
+            if entry.row.take().is_none() {
+                continue;
+            }
+            match entry.step {
+                Step::Claiming => {
+                    entry.step = Step::Waiting;
+                    if self.is_head(ticket) {
+                        self.set_ready(ticket);
+                    }
+                }
+                // Its handler succeeded.
+                Step::Settling => {
+                    self.answer(ticket, Outcome::Processed, None);
+                    self.remove(ticket);
+                }
+                Step::Asking
+                | Step::Waiting
+                | Step::Ready
+                | Step::Delayed(_)
+                | Step::Beginning
+                | Step::Running
+                | Step::Leaving
+                | Step::Burying => {}
+            }
+        }
+        self.want_poll();
+    }
+
+    /// Its next attempt waits in memory.
+    fn delay(&mut self, ticket: Ticket) {
+        let at = self.now.mono + self.config.commit_retry;
+        self.set_step(ticket, Step::Delayed(at));
+        self.delayed.insert((at, ticket), ());
+        self.hold_again(ticket);
+    }
+
+    pub(super) fn hold_again(&mut self, ticket: Ticket) {
+        self.holds
+            .push_back((self.now.mono + self.config.hold_max, ticket));
+    }
+}

@@ -1,0 +1,312 @@
+//! What is remembered of each producer: outcomes until it has seen them, and its newest epoch.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use spoolway_proto::{Epoch, MessageId, Outcome, ProducerId, Ranges};
+use spoolway_queue::{ProducerCounts, ProducerRecord, Write};
+
+use super::commit::Doing;
+use super::{Action, ConnId, Machine, Ticket, Verdict};
+
+/// A producer as the machine sees it.
+#[derive(Debug, Default)]
+pub(super) struct Producer {
+    pub(super) epoch: Epoch,
+    /// Its newest connection.
+    pub(super) conn: Option<ConnId>,
+    /// Everything below was answered, or is on disk: the producer's word at its newest hello.
+    pub(super) first: u64,
+    /// Whether it said hello to this run of the consumer.
+    pub(super) met: bool,
+    /// Numbers below were sent to another consumer, and may have killed it, or be stored by it.
+    pub(super) suspect_below: u64,
+    pub(super) pending: BTreeMap<u64, Ticket>,
+    pub(super) kept: BTreeMap<u64, Kept>,
+    pub(super) gone_at: Option<Instant>,
+    pub(super) highest: u64,
+    pub(super) queue: u64,
+    pub(super) err: u64,
+}
+
+/// An outcome kept until its producer has seen it.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) id: MessageId,
+    pub(super) crc: u32,
+    pub(super) outcome: Outcome,
+    pub(super) reason: Option<Arc<str>>,
+}
+
+/// Outcomes by id: of kept ones, and of the last messages that came without hello.
+#[derive(Debug)]
+pub(super) struct Recent {
+    ids: HashMap<MessageId, (u32, Outcome, Option<Arc<str>>)>,
+    /// Those that came without hello, oldest first.
+    plain: VecDeque<MessageId>,
+    plain_max: usize,
+}
+
+impl Recent {
+    pub(super) fn new(plain_max: usize) -> Self {
+        Self {
+            ids: HashMap::new(),
+            plain: VecDeque::new(),
+            plain_max,
+        }
+    }
+
+    pub(super) fn get(&self, id: &MessageId) -> Option<(u32, Verdict)> {
+        self.ids
+            .get(id)
+            .map(|(crc, outcome, reason)| (*crc, (*outcome, reason.clone())))
+    }
+
+    fn keep(&mut self, kept: &Kept) {
+        let value = (kept.crc, kept.outcome, kept.reason.clone());
+        self.ids.insert(kept.id.clone(), value);
+    }
+
+    fn drop_kept(&mut self, kept: &Kept) {
+        self.ids.remove(&kept.id);
+    }
+
+    /// Best effort, bounded: the sender never says what it has seen.
+    pub(super) fn keep_plain(&mut self, kept: &Kept) {
+        self.keep(kept);
+        self.plain.push_back(kept.id.clone());
+        if self.plain.len() > self.plain_max
+            && let Some(oldest) = self.plain.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn keep(&mut self, producer: ProducerId, n: u64, kept: Kept) {
+        let known = self.producers.entry(producer).or_default();
+        known.pending.remove(&n);
+        self.recent.keep(&kept);
+        known.kept.insert(n, kept);
+    }
+
+    pub(super) fn drop_kept(&mut self, producer: ProducerId, n: u64) {
+        if let Some(kept) = self
+            .producers
+            .get_mut(&producer)
+            .and_then(|p| p.kept.remove(&n))
+        {
+            self.recent.drop_kept(&kept);
+        }
+    }
+
+    /// The producer has these answers: it will not send the messages again, on either path.
+    pub(super) fn seen(&mut self, conn: ConnId, ranges: &Ranges, queue: u64, err: u64) {
+        let Some(id) = self.producer_of(conn) else {
+            return;
+        };
+        let Some(producer) = self.producers.get_mut(&id) else {
+            return;
+        };
+        producer.queue = producer.queue.max(queue);
+        producer.err = producer.err.max(err);
+        for (first, last) in ranges.iter() {
+            while let Some((n, _)) = producer.kept.range(first..=last).next() {
+                let n = *n;
+                if let Some(kept) = producer.kept.remove(&n) {
+                    self.recent.drop_kept(&kept);
+                }
+            }
+            // Answered `received` and still in memory: its outcome will interest nobody.
+            while let Some((n, ticket)) = producer.pending.range(first..=last).next() {
+                let (n, ticket) = (*n, *ticket);
+                producer.pending.remove(&n);
+                if let Some(entry) = self.entries.get_mut(&ticket) {
+                    entry
+                        .pairs
+                        .retain(|pair| (pair.producer, pair.n) != (id, n));
+                }
+            }
+        }
+    }
+
+    /// Settles the rows of what was processed here and then spooled by a producer that had no answer.
+    ///
+    /// The producer committed before its hello, so the rows are there; kept outcomes go only after that commit.
+    pub(super) fn settle_below(&mut self, producer: ProducerId, first: u64) {
+        let Some(known) = self.producers.get_mut(&producer) else {
+            return;
+        };
+        let below: Vec<(u64, Kept)> = known
+            .kept
+            .range(..first)
+            .map(|(n, kept)| (*n, kept.clone()))
+            .collect();
+        let mut writes = Vec::new();
+        for (n, kept) in below {
+            match kept.outcome {
+                Outcome::Processed | Outcome::Dead => {
+                    writes.push(late(producer, n, &kept));
+                }
+                // The row it speaks of is the message; a copy in the file met it when it was written.
+                Outcome::Stored | Outcome::Received => self.drop_kept(producer, n),
+            }
+        }
+        if !writes.is_empty() {
+            self.commit(writes);
+        }
+    }
+
+    /// An outcome of a message that its producer has given up on, and will never confirm: if it `settles`, the
+    /// file may hold a copy to be settled first.
+    pub(super) fn settle_late(&mut self, producer: ProducerId, n: u64, settles: bool) {
+        let Some(known) = self.producers.get(&producer) else {
+            return;
+        };
+        if n >= known.first {
+            return;
+        }
+        let Some(kept) = known.kept.get(&n) else {
+            return;
+        };
+        if !settles {
+            return self.drop_kept(producer, n);
+        }
+        let write = late(producer, n, kept);
+        self.commit(vec![write]);
+    }
+
+    // ---- between connections, and between runs
+
+    pub(super) fn remember(&mut self, record: ProducerRecord) {
+        let producer = self.producers.entry(record.producer).or_default();
+        producer.epoch = producer.epoch.max(record.epoch);
+        producer.highest = producer.highest.max(record.watermark);
+        producer.queue = producer.queue.max(record.counts.by_queue);
+        producer.err = producer.err.max(record.counts.err);
+        if producer.conn.is_none() && producer.gone_at.is_none() {
+            producer.gone_at = Some(self.now.mono);
+            self.gone.push_back((self.now.mono, record.producer));
+        }
+        for kept in record.kept {
+            if producer.kept.contains_key(&kept.sequence)
+                || producer.pending.contains_key(&kept.sequence)
+            {
+                continue;
+            }
+            let value = Kept {
+                id: kept.id,
+                crc: kept.crc,
+                outcome: kept.outcome,
+                reason: kept.reason.map(Into::into),
+            };
+            self.recent.keep(&value);
+            producer.kept.insert(kept.sequence, value);
+        }
+    }
+
+    /// What the next consumer needs to know of every producer in memory.
+    pub fn records(&self) -> Vec<ProducerRecord> {
+        let mut ids: Vec<&ProducerId> = self.producers.keys().collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|id| self.record(*id)).collect()
+    }
+
+    fn record(&self, id: ProducerId) -> ProducerRecord {
+        let producer = &self.producers[&id];
+        let kept = producer.kept.iter().map(|(n, kept)| spoolway_queue::Kept {
+            sequence: *n,
+            id: kept.id.clone(),
+            crc: kept.crc,
+            outcome: kept.outcome,
+            reason: kept.reason.as_deref().map(str::to_owned),
+        });
+        ProducerRecord {
+            producer: id,
+            epoch: producer.epoch,
+            instance: self.instance,
+            watermark: producer.highest,
+            counts: ProducerCounts {
+                sent: producer.highest,
+                by_queue: producer.queue,
+                err: producer.err,
+                ..ProducerCounts::default()
+            },
+            kept: kept.collect(),
+            updated_at: self.now.wall,
+        }
+    }
+
+    pub(super) fn next_forget(&self) -> Option<Instant> {
+        self.gone
+            .front()
+            .map(|(at, _)| *at + self.config.forget_after)
+    }
+
+    /// Producers without a connection leave memory for the file.
+    pub(super) fn forget(&mut self) {
+        let mut writes = Vec::new();
+        while self.next_forget().is_some_and(|at| at <= self.now.mono) {
+            let Some((at, id)) = self.gone.pop_front() else {
+                break;
+            };
+            let Some(producer) = self.producers.get_mut(&id) else {
+                continue;
+            };
+            if producer.gone_at != Some(at) {
+                continue;
+            }
+            if !producer.pending.is_empty() {
+                producer.gone_at = Some(self.now.mono);
+                self.gone.push_back((self.now.mono, id));
+                continue;
+            }
+            producer.gone_at = None;
+            writes.push((Write::SaveProducer(self.record(id)), Doing::Forget(id)));
+        }
+        if !writes.is_empty() {
+            self.commit(writes);
+        }
+    }
+
+    /// The record is on disk: unless the producer is back, memory is free of it.
+    pub(super) fn forgotten(&mut self, id: ProducerId) {
+        let idle = |p: &Producer| p.conn.is_none() && p.pending.is_empty() && p.gone_at.is_none();
+        if self.producers.get(&id).is_some_and(idle)
+            && let Some(producer) = self.producers.remove(&id)
+        {
+            for kept in producer.kept.values() {
+                self.recent.drop_kept(kept);
+            }
+        }
+    }
+
+    /// A row or a hello of a newer epoch: nothing more is taken from older connections of the producer.
+    pub(super) fn fence(&mut self, id: ProducerId) {
+        let Some(conn) = self.producers.get_mut(&id).and_then(|p| p.conn.take()) else {
+            return;
+        };
+        if let Some(state) = self.conns.get_mut(&conn)
+            && !state.over
+        {
+            state.over = true;
+            self.actions.push_back(Action::Fence { conn });
+        }
+        if let Some(producer) = self.producers.get_mut(&id) {
+            producer.gone_at = Some(self.now.mono);
+            self.gone.push_back((self.now.mono, id));
+        }
+    }
+}
+
+fn late(producer: ProducerId, n: u64, kept: &Kept) -> (Write, Doing) {
+    let write = Write::SettleById {
+        id: kept.id.clone(),
+        crc: kept.crc,
+        outcome: kept.outcome,
+        reason: kept.reason.as_deref().map(str::to_owned),
+    };
+    (write, Doing::Late { producer, n })
+}

@@ -1,0 +1,268 @@
+//! Turns, slots, attempts, and what follows from the end of a handler.
+
+use std::sync::Arc;
+
+use spoolway_proto::Outcome;
+use spoolway_queue::{Due, NewRow, Origin, RowState, Write};
+
+use super::commit::Doing;
+use super::{Action, Finish, Machine, Step, Ticket};
+
+impl Machine {
+    /// It is this message's turn.
+    pub(super) fn set_ready(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        entry.step = Step::Ready;
+        if entry.suspect {
+            self.suspects.push_back(ticket);
+        } else {
+            self.ready.push_back(ticket);
+        }
+    }
+
+    /// Fills the free slots.
+    pub(super) fn dispatch(&mut self) {
+        while self.running < self.config.slots {
+            let Some(ticket) = self.ready.pop_front() else {
+                break;
+            };
+            if self.step(ticket) == Some(Step::Ready) {
+                self.start(ticket);
+            }
+        }
+        while self.suspect.is_none() {
+            let Some(ticket) = self.suspects.pop_front() else {
+                break;
+            };
+            if self.step(ticket) == Some(Step::Ready) {
+                self.begin(ticket);
+            }
+        }
+    }
+
+    fn start(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        if entry.is_late(self.now.wall) {
+            return self.bury(ticket, "expired", None);
+        }
+        entry.step = Step::Running;
+        self.running += 1;
+        self.run(ticket);
+    }
+
+    /// A suspect's attempt is committed before its handler starts, so that one that kills its process dies of it.
+    fn begin(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        if entry.is_late(self.now.wall) {
+            return self.bury(ticket, "expired", None);
+        }
+        if entry.attempts >= self.config.attempts_max {
+            let error = "the consumer died each time it ran".to_owned();
+            return self.bury(ticket, "killed", Some(error));
+        }
+        // Without one its file is gone: it is stored again.
+        let Some(seq) = entry.row else {
+            return self.leave(ticket);
+        };
+        entry.step = Step::Beginning;
+        self.suspect = Some(ticket);
+        self.commit(vec![(Write::Begin { seq }, Doing::Begin(ticket))]);
+    }
+
+    pub(super) fn run(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get(&ticket) else {
+            return;
+        };
+        // The attempt of a suspect is counted already.
+        let attempt = entry.attempts + u32::from(!entry.suspect);
+        let message = Arc::clone(&entry.message);
+        let replayed = entry.delivery > 0;
+        self.actions.push_back(Action::Run {
+            ticket,
+            message,
+            attempt,
+            replayed,
+        });
+    }
+
+    pub(super) fn finished(&mut self, ticket: Ticket, finish: Finish) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        if entry.step != Step::Running {
+            return;
+        }
+        if entry.storing {
+            // Its row is on the way: what follows is an update of that row.
+            entry.finish = Some(finish);
+            return;
+        }
+        if self.suspect == Some(ticket) {
+            self.suspect = None;
+        } else {
+            self.running -= 1;
+            entry.attempts += 1;
+        }
+        entry.suspect = false;
+        match finish {
+            Finish::Done => self.done(ticket),
+            Finish::Failed(error) => self.failed(ticket, error),
+            Finish::Rejected { reason, error } => self.bury(ticket, &reason, error),
+        }
+    }
+
+    fn done(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        match entry.row {
+            None => {
+                self.answer(ticket, Outcome::Processed, None);
+                self.remove(ticket);
+            }
+            Some(seq) => {
+                entry.step = Step::Settling;
+                let attempts = entry.attempts;
+                // The next of its key need not wait for the commit: a crash may repeat this one, no more.
+                if let Some(entry) = self.entries.remove(&ticket) {
+                    self.leave_lane(&entry, ticket);
+                    self.entries.insert(ticket, entry);
+                }
+                let write = Write::Processed { seq, attempts };
+                self.commit(vec![(write, Doing::Settle(ticket, Outcome::Processed))]);
+            }
+        }
+    }
+
+    /// Tries again later, from the file; what is behind it in its lane goes there with it.
+    fn failed(&mut self, ticket: Ticket, error: String) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        if entry.attempts >= self.config.attempts_max {
+            return self.bury(ticket, "attempts", Some(error));
+        }
+        entry.step = Step::Leaving;
+        let attempts = entry.attempts;
+        let due = Due::In(self.config.retry_delay);
+        let row = entry.row;
+        let write = match row {
+            Some(seq) => Write::Retry {
+                seq,
+                attempts,
+                due,
+                error,
+            },
+            None => self.row_of(ticket, due, Some(error), false),
+        };
+        let mut writes = vec![(write, Doing::Retry(ticket))];
+        if let Some(key) = self.key_of(ticket) {
+            self.empty_lane(&key, Some(ticket), &mut writes);
+        }
+        self.commit(writes);
+    }
+
+    /// Makes it a dead letter. It keeps its place until that is committed.
+    pub(super) fn bury(&mut self, ticket: Ticket, reason: &str, error: Option<String>) {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return;
+        };
+        entry.step = Step::Burying;
+        let (attempts, reason) = (entry.attempts, reason.to_owned());
+        let write = match entry.row {
+            Some(seq) => Write::Dead {
+                seq,
+                attempts,
+                reason: reason.clone(),
+                error,
+            },
+            None => {
+                let state = RowState::Dead {
+                    attempts,
+                    reason: reason.clone(),
+                    error,
+                };
+                self.new_row(ticket, state)
+            }
+        };
+        self.commit(vec![(write, Doing::Bury(ticket, reason.into()))]);
+    }
+
+    pub(super) fn new_row(&self, ticket: Ticket, state: RowState) -> Write {
+        let entry = &self.entries[&ticket];
+        let origin = entry.pairs.first().map(|pair| Origin {
+            producer: pair.producer,
+            epoch: self
+                .producers
+                .get(&pair.producer)
+                .map(|p| p.epoch)
+                .unwrap_or_default(),
+            sequence: pair.n,
+        });
+        Write::Insert(NewRow {
+            message: Arc::clone(&entry.message),
+            origin,
+            state,
+        })
+    }
+
+    /// Its sender must have an answer now.
+    pub(super) fn hold_is_over(&mut self, ticket: Ticket) {
+        let Some(entry) = self.entries.get(&ticket) else {
+            return;
+        };
+        if entry.pairs.is_empty() && !entry.unnumbered {
+            return;
+        }
+        match entry.row {
+            // A copy joined a row: it is on disk.
+            Some(_) if !matches!(entry.step, Step::Settling | Step::Burying) => {
+                self.answer(ticket, Outcome::Stored, None)
+            }
+            Some(_) => {}
+            None => self.leave(ticket),
+        }
+        // Something of its lane is on the way to the file already: look again.
+        if self
+            .entries
+            .get(&ticket)
+            .is_some_and(|e| e.step == Step::Asking)
+        {
+            self.hold_again(ticket);
+        }
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        let mut idle: Vec<Ticket> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.row.is_some())
+            .filter(|(_, entry)| matches!(entry.step, Step::Claiming | Step::Waiting | Step::Ready))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        idle.sort_unstable();
+        for ticket in idle {
+            if self.entries.contains_key(&ticket) {
+                self.leave(ticket);
+            }
+        }
+    }
+
+    pub(super) fn halt(&mut self) {
+        self.draining = true;
+        let mut tickets: Vec<Ticket> = self.entries.keys().copied().collect();
+        tickets.sort_unstable();
+        for ticket in tickets {
+            if self.entries.contains_key(&ticket) {
+                self.leave(ticket);
+            }
+        }
+    }
+}

@@ -1,0 +1,710 @@
+//! A message in every state against every event, and the behaviours that a row of a table does not show.
+
+use spoolway_proto::{Code, Epoch, PROTOCOL_VERSION, ProducerHello, ProducerId};
+use spoolway_queue::{Before, Candidate, Origin, Page, Written};
+
+use super::*;
+
+const CONN: ConnId = 1;
+const ROW: i64 = 9;
+
+/// A machine, the clock, and the words to drive it. The message that a table row is about is number 1, ticket
+/// [`Bench::ticket`].
+struct Bench {
+    now: Now,
+    machine: Machine,
+    ticket: Ticket,
+    batches: VecDeque<(BatchId, Vec<Write>)>,
+    lookup: Option<(Key, u64)>,
+    asks: Vec<u64>,
+}
+
+impl Bench {
+    /// A greeted producer; the file is known to hold no keyed rows.
+    fn new() -> Self {
+        Self::with(MachineConfig {
+            slots: 1,
+            ..MachineConfig::default()
+        })
+    }
+
+    fn with(config: MachineConfig) -> Self {
+        let now = Now {
+            mono: Instant::now(),
+            wall: Timestamp(1_000),
+        };
+        let instance = InstanceId::from_u128(7);
+        let machine = Machine::new(now, config, instance, Vec::new());
+        let mut bench = Self {
+            now,
+            machine,
+            ticket: 1,
+            batches: VecDeque::new(),
+            lookup: None,
+            asks: Vec::new(),
+        };
+        bench.drain();
+        bench.polled(Vec::new());
+        bench.hello(CONN, 1, 1, 1);
+        bench
+    }
+
+    fn hello(&mut self, conn: ConnId, epoch: u64, first: u64, fresh: u64) -> Vec<String> {
+        let hello = ProducerHello {
+            version: PROTOCOL_VERSION,
+            producer: ProducerId::from_u128(5),
+            epoch: Epoch(epoch),
+            client: String::new(),
+            ack: AckLevel::Processed,
+            first,
+            fresh,
+            queue: 0,
+            err: 0,
+        };
+        let mut said = self.on(Event::Hello { conn, hello });
+        said.extend(self.answer_asks(false));
+        said
+    }
+
+    fn answer_asks(&mut self, keyed: bool) -> Vec<String> {
+        let asks = std::mem::take(&mut self.asks);
+        let answer = |ask| Event::Asked {
+            ask,
+            keyed: Some(keyed),
+            producer: None,
+        };
+        asks.into_iter()
+            .flat_map(|ask| self.on(answer(ask)))
+            .collect()
+    }
+
+    fn on(&mut self, event: Event) -> Vec<String> {
+        self.machine.on(self.now, event);
+        self.drain()
+    }
+
+    fn after(&mut self, wait: Duration) -> Vec<String> {
+        self.now.mono += wait;
+        self.on(Event::Tick)
+    }
+
+    fn arrives(&mut self, conn: ConnId, name: &str, key: Option<&str>) -> Vec<String> {
+        self.on(Event::Arrived {
+            conn,
+            message: Ok(message(name, key)),
+            answer: false,
+        })
+    }
+
+    fn polled(&mut self, candidates: Vec<Candidate>) -> Vec<String> {
+        let page = Page {
+            candidates,
+            damaged: Vec::new(),
+            generation: 0,
+            cursor: Cursor::default(),
+            end: true,
+            next_due_in: None,
+        };
+        self.on(Event::Polled(Some(page)))
+    }
+
+    fn finish(&mut self, finish: Finish) -> Vec<String> {
+        self.on(Event::Finished {
+            ticket: self.ticket,
+            finish,
+        })
+    }
+
+    fn commits(&mut self) -> Vec<String> {
+        let Some((batch, writes)) = self.batches.pop_front() else {
+            return Vec::new();
+        };
+        let written = writes.iter().map(written).collect();
+        self.on(Event::Committed { batch, written })
+    }
+
+    fn commit_fails(&mut self) -> Vec<String> {
+        let Some((batch, _)) = self.batches.pop_front() else {
+            return Vec::new();
+        };
+        self.on(Event::CommitFailed { batch })
+    }
+
+    fn looked_up(&mut self, rows: Vec<i64>) -> Vec<String> {
+        let Some((key, read)) = self.lookup.take() else {
+            return Vec::new();
+        };
+        self.on(Event::LookedUp {
+            key,
+            read,
+            rows: Some(rows),
+        })
+    }
+
+    fn drain(&mut self) -> Vec<String> {
+        let mut said = Vec::new();
+        while let Some(action) = self.machine.next_action() {
+            match &action {
+                Action::Commit { batch, writes } => {
+                    self.batches.push_back((*batch, writes.clone()));
+                }
+                Action::Lookup { key, read } => self.lookup = Some((key.clone(), *read)),
+                Action::Ask { ask, .. } => self.asks.push(*ask),
+                _ => {}
+            }
+            said.extend(word(&action));
+        }
+        said
+    }
+
+    fn state(&self) -> String {
+        match self.machine.entries.get(&self.ticket) {
+            None => "gone".to_owned(),
+            Some(entry) => {
+                let step = match entry.step {
+                    Step::Delayed(_) => "Delayed".to_owned(),
+                    step => format!("{step:?}"),
+                };
+                if entry.row.is_some() {
+                    format!("{step}, row")
+                } else {
+                    step
+                }
+            }
+        }
+    }
+}
+
+fn message(name: &str, key: Option<&str>) -> Arc<Message> {
+    let mut message = Message::new("event", &name).expect("a plain message");
+    message.stamp(Timestamp(1_000), || {
+        MessageId::new(name).expect("a short id")
+    });
+    Arc::new(match key {
+        Some(key) => message.key(key),
+        None => message,
+    })
+}
+
+fn row(seq: i64, name: &str, key: Option<&str>) -> Candidate {
+    let message = message(name, key);
+    let crc = message.crc();
+    Candidate {
+        seq,
+        message,
+        attempts: 0,
+        delivery: 0,
+        suspect: false,
+        origin: Some(Origin {
+            producer: ProducerId::from_u128(5),
+            epoch: Epoch(1),
+            sequence: 1,
+        }),
+        crc,
+        kept: None,
+        before: Before::None,
+    }
+}
+
+fn written(write: &Write) -> Written {
+    match write {
+        Write::Insert(_) => Written::Inserted { seq: ROW },
+        Write::Begin { .. } => Written::Began { attempts: 1 },
+        _ => Written::Done,
+    }
+}
+
+/// Reads are no part of the table: they change nothing.
+fn word(action: &Action) -> Option<String> {
+    Some(match action {
+        Action::Greet { window, .. } => format!("greet {window}"),
+        Action::Window { conn, window, .. } => format!("window {conn} {window}"),
+        Action::Answer { n, outcome, .. } => format!("{outcome} {n}"),
+        Action::Nack { n, code, .. } => format!("nack {n} {code}"),
+        Action::Reply {
+            message, outcome, ..
+        } => format!("reply {} {outcome:?}", message.id),
+        Action::Fault { code, .. } => format!("fault {code}"),
+        Action::Fence { conn } => format!("fence {conn}"),
+        Action::Run {
+            message, attempt, ..
+        } => format!("run {} #{attempt}", message.id),
+        Action::Commit { writes, .. } => {
+            let writes: Vec<String> = writes.iter().map(write_word).collect();
+            format!("commit [{}]", writes.join(", "))
+        }
+        Action::Lookup { key, .. } => format!("look up {key}"),
+        Action::Ask { .. } | Action::Poll { .. } | Action::PollKey { .. } => return None,
+    })
+}
+
+fn write_word(write: &Write) -> String {
+    match write {
+        Write::Insert(row) => {
+            let id = &row.message.id;
+            match &row.state {
+                spoolway_queue::RowState::Dead { reason, .. } => format!("dead {id} {reason}"),
+                spoolway_queue::RowState::Pending { suspect: true, .. } => format!("suspect {id}"),
+                spoolway_queue::RowState::Pending { claimed: true, .. } => format!("claimed {id}"),
+                spoolway_queue::RowState::Pending { attempts, .. } => {
+                    format!("row {id} a{attempts}")
+                }
+            }
+        }
+        Write::Claim(rows) => format!("claim {rows:?}"),
+        Write::Release(rows) => format!("release {rows:?}"),
+        Write::Begin { seq } => format!("begin {seq}"),
+        Write::Processed { seq, .. } => format!("processed {seq}"),
+        Write::Retry { seq, attempts, .. } => format!("retry {seq} a{attempts}"),
+        Write::Dead { seq, reason, .. } => format!("dead {seq} {reason}"),
+        Write::SettleById { id, outcome, .. } => format!("settle {id} {outcome}"),
+        Write::SaveProducer(_) => "save producer".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+// ---- the table
+
+type State = (&'static str, fn() -> Bench);
+
+fn states() -> Vec<State> {
+    vec![
+        ("Asking", || {
+            let mut bench = Bench::new();
+            bench.on(Event::At { conn: CONN, n: 1 });
+            bench.arrives(CONN, "m", Some("k"));
+            bench
+        }),
+        ("Waiting", || {
+            let mut bench = Bench::new();
+            bench.arrives(CONN, "m", Some("k"));
+            bench.ticket = 2;
+            bench.arrives(CONN, "n", Some("k"));
+            bench
+        }),
+        ("Ready", || {
+            let mut bench = Bench::new();
+            bench.arrives(CONN, "x", None);
+            bench.ticket = 2;
+            bench.arrives(CONN, "m", None);
+            bench
+        }),
+        ("Running", || {
+            let mut bench = Bench::new();
+            bench.arrives(CONN, "m", None);
+            bench
+        }),
+        ("Claiming, row", || {
+            let mut bench = Bench::new();
+            bench.machine.poll.under_way = Some(0);
+            bench.polled(vec![row(ROW, "m", Some("k"))]);
+            bench
+        }),
+        ("Running, row", || {
+            let mut bench = Bench::new();
+            bench.machine.poll.under_way = Some(0);
+            bench.polled(vec![row(ROW, "m", Some("k"))]);
+            bench.commits();
+            bench
+        }),
+        ("Beginning, row", || {
+            let mut bench = Bench::new();
+            bench.machine.poll.under_way = Some(0);
+            bench.polled(vec![Candidate {
+                suspect: true,
+                ..row(ROW, "m", Some("k"))
+            }]);
+            bench.commits();
+            bench
+        }),
+        ("Leaving", || {
+            let mut bench = Bench::new();
+            bench.arrives(CONN, "m", Some("k"));
+            bench.finish(Finish::Failed("no".into()));
+            bench
+        }),
+        ("Settling, row", || {
+            let mut bench = Bench::new();
+            bench.machine.poll.under_way = Some(0);
+            bench.polled(vec![row(ROW, "m", Some("k"))]);
+            bench.commits();
+            bench.finish(Finish::Done);
+            bench
+        }),
+        ("Delayed", || {
+            let mut bench = Bench::new();
+            bench.arrives(CONN, "m", Some("k"));
+            bench.finish(Finish::Failed("no".into()));
+            bench.commit_fails();
+            bench
+        }),
+    ]
+}
+
+type Do = (&'static str, fn(&mut Bench) -> Vec<String>);
+
+fn events() -> Vec<Do> {
+    vec![
+        ("its number again", |bench| {
+            bench.on(Event::Closed { conn: CONN });
+            let (name, key) = name_of(bench);
+            bench.hello(2, 2, 1, 9);
+            bench.on(Event::At {
+                conn: 2,
+                n: if name == "n" || bench.ticket == 2 {
+                    2
+                } else {
+                    1
+                },
+            });
+            bench.arrives(2, &name, key.as_deref())
+        }),
+        ("its id with other content", |bench| {
+            let (name, _) = name_of(bench);
+            let mut other = Message::new("other", &1).expect("a plain message");
+            other.stamp(Timestamp(1), || MessageId::new(name).expect("a short id"));
+            bench.on(Event::Arrived {
+                conn: CONN,
+                message: Ok(Arc::new(other)),
+                answer: false,
+            })
+        }),
+        ("its row", |bench| {
+            bench.machine.poll.under_way.get_or_insert(0);
+            let (name, key) = name_of(bench);
+            bench.polled(vec![row(ROW, &name, key.as_deref())])
+        }),
+        ("a newer row of its producer", |bench| {
+            bench.machine.poll.under_way.get_or_insert(0);
+            let mut newer = row(ROW + 1, "z", None);
+            let sequence = 50;
+            newer.origin = Some(Origin {
+                producer: ProducerId::from_u128(5),
+                epoch: Epoch(3),
+                sequence,
+            });
+            bench.polled(vec![newer])
+        }),
+        ("looked up: no rows", |bench| bench.looked_up(Vec::new())),
+        ("looked up: a row before", |bench| bench.looked_up(vec![4])),
+        ("committed", Bench::commits),
+        ("commit failed", Bench::commit_fails),
+        ("done", |bench| bench.finish(Finish::Done)),
+        ("failed", |bench| bench.finish(Finish::Failed("no".into()))),
+        ("rejected", |bench| {
+            bench.finish(Finish::Rejected {
+                reason: "no_route".into(),
+                error: None,
+            })
+        }),
+        ("closed", |bench| bench.on(Event::Closed { conn: CONN })),
+        ("1 s later", |bench| {
+            bench.after(Duration::from_millis(1_001))
+        }),
+        ("hold_max later", |bench| {
+            bench.after(Duration::from_millis(2_001))
+        }),
+        ("drain", |bench| bench.on(Event::Drain)),
+        ("halt", |bench| bench.on(Event::Halt)),
+    ]
+}
+
+fn name_of(bench: &Bench) -> (String, Option<String>) {
+    let message = &bench.machine.entries[&bench.ticket].message;
+    (
+        message.id.to_string(),
+        message.key.as_ref().map(ToString::to_string),
+    )
+}
+
+/// `state | event | state after | actions`, for every pair that changes the state or asks for something.
+const TABLE: &str = include_str!("table.txt");
+
+#[test]
+fn every_event_in_every_state_does_what_the_table_says() {
+    let mut found = String::new();
+    for (state, reach) in states() {
+        for (event, happen) in events() {
+            let mut bench = reach();
+            assert_eq!(bench.state(), state, "the bench does not reach it");
+            let said = happen(&mut bench);
+            if bench.state() != state || !said.is_empty() {
+                let line = format!(
+                    "{state} | {event} | {} | {}",
+                    bench.state(),
+                    said.join("; ")
+                );
+                found.push_str(line.trim_end());
+                found.push('\n');
+            }
+        }
+    }
+    for (number, (found, told)) in found.lines().zip(TABLE.lines()).enumerate() {
+        assert_eq!(found, told, "line {}", number + 1);
+    }
+    assert_eq!(
+        found.lines().count(),
+        TABLE.lines().count(),
+        "all of it:\n{found}"
+    );
+}
+
+// ---- behaviours
+
+#[test]
+fn a_processed_message_is_answered_without_the_disk() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.arrives(CONN, "m", Some("k")), ["run m #1"]);
+    assert_eq!(bench.finish(Finish::Done), ["processed 1"]);
+    assert!(bench.machine.lanes.is_empty(), "an idle lane costs nothing");
+}
+
+#[test]
+fn a_copy_of_a_processed_message_is_answered_and_not_run_until_its_producer_has_seen_it() {
+    let mut bench = Bench::new();
+    bench.arrives(CONN, "m", None);
+    bench.finish(Finish::Done);
+    bench.on(Event::Closed { conn: CONN });
+    bench.hello(2, 2, 1, 2);
+    assert_eq!(bench.arrives(2, "m", None), ["processed 1"]);
+    let ranges = [1].into_iter().collect();
+    bench.on(Event::Seen {
+        conn: 2,
+        ranges,
+        queue: 0,
+        err: 0,
+    });
+    assert!(
+        bench
+            .machine
+            .producers
+            .values()
+            .all(|producer| producer.kept.is_empty())
+    );
+}
+
+#[test]
+fn a_spooled_copy_of_a_processed_message_is_settled_at_hello() {
+    let mut bench = Bench::new();
+    bench.arrives(CONN, "m", None);
+    bench.finish(Finish::Done);
+    bench.on(Event::Closed { conn: CONN });
+    let said = bench.hello(2, 3, 2, 2);
+    assert_eq!(said, ["greet 1024", "commit [settle m processed]"]);
+    bench.commits();
+    assert!(
+        bench
+            .machine
+            .producers
+            .values()
+            .all(|producer| producer.kept.is_empty())
+    );
+}
+
+#[test]
+fn what_another_consumer_may_have_died_of_is_stored_as_a_suspect_first() {
+    let mut bench = Bench::new();
+    bench.on(Event::Closed { conn: CONN });
+    let mut bench = Bench {
+        machine: fresh_machine(&bench),
+        ..bench
+    };
+    bench.drain();
+    bench.hello(2, 2, 1, 3);
+    assert_eq!(bench.arrives(2, "m", None), ["commit [suspect m]"]);
+    assert_eq!(bench.arrives(2, "n", None), ["commit [suspect n]"]);
+    assert_eq!(
+        bench.arrives(2, "o", None),
+        ["run o #1"],
+        "it was never sent before"
+    );
+    assert_eq!(bench.commits(), ["stored 1"]);
+}
+
+fn fresh_machine(bench: &Bench) -> Machine {
+    let config = MachineConfig {
+        slots: 1,
+        ..MachineConfig::default()
+    };
+    Machine::new(bench.now, config, InstanceId::from_u128(8), Vec::new())
+}
+
+#[test]
+fn a_failed_head_takes_its_lane_to_the_file_in_order() {
+    let mut bench = Bench::new();
+    for name in ["m", "n", "o"] {
+        bench.arrives(CONN, name, Some("k"));
+    }
+    let said = bench.finish(Finish::Failed("no".into()));
+    assert_eq!(said, ["commit [row m a1, row n a0, row o a0]"]);
+    assert_eq!(bench.commits(), ["stored 1", "stored 2", "stored 3"]);
+    assert!(bench.machine.is_idle());
+}
+
+#[test]
+fn one_message_of_a_key_runs_at_a_time_and_in_order() {
+    let mut bench = Bench::with(MachineConfig::default());
+    assert_eq!(bench.arrives(CONN, "m", Some("k")), ["run m #1"]);
+    assert_eq!(bench.arrives(CONN, "n", Some("k")), Vec::<String>::new());
+    assert_eq!(bench.arrives(CONN, "o", Some("l")), ["run o #1"]);
+    assert_eq!(bench.finish(Finish::Done), ["processed 1", "run n #1"]);
+}
+
+#[test]
+fn a_keyed_message_behind_rows_of_its_key_goes_behind_them_in_the_file() {
+    let mut bench = Bench::new();
+    bench.on(Event::At { conn: CONN, n: 5 });
+    assert_eq!(bench.arrives(CONN, "m", Some("k")), ["look up k"]);
+    assert_eq!(bench.arrives(CONN, "n", Some("k")), Vec::<String>::new());
+    assert_eq!(bench.looked_up(vec![3]), ["commit [row m a0, row n a0]"]);
+    assert_eq!(bench.commits(), ["stored 5", "stored 6"]);
+}
+
+#[test]
+fn an_overrun_window_is_an_error() {
+    let config = MachineConfig {
+        window_max: 1,
+        slots: 1,
+        ..MachineConfig::default()
+    };
+    let mut bench = Bench::with(config);
+    bench.arrives(CONN, "m", None);
+    assert_eq!(bench.arrives(CONN, "n", None), ["fault window_overrun"]);
+}
+
+#[test]
+fn windows_shrink_as_connections_come_and_what_is_unanswered_stays_within_the_old_one() {
+    let config = MachineConfig {
+        pending_max: 4,
+        slots: 9,
+        ..MachineConfig::default()
+    };
+    let mut bench = Bench::with(config);
+    for name in ["m", "n", "o", "p"] {
+        bench.arrives(CONN, name, None);
+    }
+    let hello = ProducerHello {
+        producer: ProducerId::from_u128(6),
+        ..hello_of_another(ProducerId::from_u128(6))
+    };
+    let mut said = bench.on(Event::Hello { conn: 2, hello });
+    said.extend(bench.answer_asks(false));
+    assert_eq!(said, ["window 1 2", "greet 2"]);
+    assert_eq!(bench.finish(Finish::Done), ["processed 1"]);
+    assert_eq!(bench.arrives(CONN, "q", None), ["fault window_overrun"]);
+}
+
+fn hello_of_another(producer: ProducerId) -> ProducerHello {
+    ProducerHello {
+        version: PROTOCOL_VERSION,
+        producer,
+        epoch: Epoch(1),
+        client: String::new(),
+        ack: AckLevel::Processed,
+        first: 1,
+        fresh: 1,
+        queue: 0,
+        err: 0,
+    }
+}
+
+#[test]
+fn a_stale_hello_is_refused_and_a_newer_one_fences_the_connection_before() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.hello(2, 1, 1, 1), ["fault stale_epoch"]);
+    assert_eq!(bench.hello(3, 2, 1, 1), ["fence 1", "greet 1024"]);
+    assert_eq!(
+        bench.arrives(CONN, "m", None),
+        Vec::<String>::new(),
+        "it is in the file by now"
+    );
+}
+
+#[test]
+fn a_number_with_another_id_ends_the_connection() {
+    let mut bench = Bench::new();
+    bench.arrives(CONN, "m", None);
+    bench.on(Event::At { conn: CONN, n: 1 });
+    assert_eq!(
+        bench.arrives(CONN, "n", None),
+        [format!("fault {}", Code::PairReused)]
+    );
+}
+
+#[test]
+fn an_expired_message_is_dead_once_that_is_on_disk() {
+    let mut bench = Bench::new();
+    let mut late = Message::new("event", &1).expect("a plain message");
+    late.stamp(Timestamp(0), || MessageId::new("m").expect("a short id"));
+    let late = late.ttl(Duration::from_millis(1));
+    let said = bench.on(Event::Arrived {
+        conn: CONN,
+        message: Ok(Arc::new(late)),
+        answer: false,
+    });
+    assert_eq!(said, ["commit [dead m expired]"]);
+    assert_eq!(bench.commits(), ["dead 1"]);
+}
+
+#[test]
+fn a_producer_without_a_connection_leaves_memory_after_its_record_is_saved() {
+    let mut bench = Bench::new();
+    bench.arrives(CONN, "m", None);
+    bench.finish(Finish::Done);
+    bench.on(Event::Closed { conn: CONN });
+    assert_eq!(
+        bench.after(Duration::from_secs(61)),
+        ["commit [save producer]"]
+    );
+    bench.commits();
+    assert!(bench.machine.producers.is_empty());
+}
+
+#[test]
+fn a_row_that_left_memory_after_a_read_began_is_not_taken_from_it() {
+    let mut bench = Bench::new();
+    let poll = |bench: &mut Bench| {
+        bench.machine.poll.under_way = Some(bench.machine.reads.begin());
+    };
+    poll(&mut bench);
+    bench.polled(vec![row(ROW, "m", None)]);
+    bench.commits();
+    poll(&mut bench);
+    bench.finish(Finish::Done);
+    bench.commits();
+    assert_eq!(
+        bench.polled(vec![row(ROW, "m", None)]),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn when_the_file_is_replaced_what_is_in_memory_goes_on_without_its_rows() {
+    let mut bench = Bench::new();
+    let poll = |bench: &mut Bench| {
+        bench.machine.poll.under_way = Some(bench.machine.reads.begin());
+    };
+    poll(&mut bench);
+    bench.polled(vec![row(ROW, "m", None), row(ROW + 1, "n", None)]);
+    bench.commits();
+    bench.finish(Finish::Done);
+    assert_eq!(
+        bench.on(Event::Replaced { generation: 1 }),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        bench.commit_fails(),
+        Vec::<String>::new(),
+        "the outcome of a row that is gone"
+    );
+    assert_eq!(bench.state(), "gone");
+    bench.ticket = 2;
+    assert_eq!(bench.state(), "Running");
+    assert_eq!(
+        bench.finish(Finish::Failed("no".into())),
+        ["commit [row n a1]"]
+    );
+    poll(&mut bench);
+    let said = bench.polled(vec![row(1, "o", None)]);
+    assert_eq!(said, Vec::<String>::new(), "a page of the old file");
+}

@@ -1,0 +1,129 @@
+//! What the machine wants to know from the queue file: read on threads that may block.
+
+use std::sync::Arc;
+
+use spoolway_proto::{Key, ProducerId};
+use spoolway_queue::{Cursor, Page, QueueError, SqliteQueue};
+
+use crate::health::Guard;
+use crate::machine::Event;
+use crate::shared::Shared;
+
+/// A question to the queue file.
+pub(crate) enum Read {
+    Ask {
+        ask: u64,
+        producer: Option<ProducerId>,
+    },
+    Lookup {
+        key: Key,
+        read: u64,
+    },
+    Poll {
+        cursor: Cursor,
+        limit: usize,
+    },
+    PollKey {
+        key: Key,
+        read: u64,
+        limit: usize,
+    },
+}
+
+/// Finds the answers, one after the other. The reading begins after this call.
+pub(crate) fn start(reads: Vec<Read>, shared: &Arc<Shared>) {
+    if reads.is_empty() {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || {
+        let guard = Guard {
+            shared: &shared,
+            what: "a read of the queue file",
+        };
+        for read in reads {
+            let event = read.answer(&shared);
+            shared.put(event);
+        }
+        guard.done();
+    });
+}
+
+impl Read {
+    fn answer(self, shared: &Shared) -> Event {
+        let queue = &shared.queue;
+        match self {
+            Self::Ask { ask, producer } => match shared.reads.noted(ask_file(queue, producer)) {
+                Some((keyed, producer)) => Event::Asked {
+                    ask,
+                    keyed: Some(keyed),
+                    producer,
+                },
+                None => Event::Asked {
+                    ask,
+                    keyed: None,
+                    producer: None,
+                },
+            },
+            Self::Lookup { key, read } => {
+                let rows = queue.rows_of_key(&key, shared.lookup_rows_max);
+                Event::LookedUp {
+                    rows: shared.reads.noted(rows),
+                    read,
+                    key,
+                }
+            }
+            Self::Poll { cursor, limit } => {
+                Event::Polled(shared.reads.noted(queue.candidates(cursor, limit)))
+            }
+            Self::PollKey { key, read, limit } => {
+                let page = candidates_of_key(queue, &key, limit);
+                Event::PolledKey {
+                    page: shared.reads.noted(page),
+                    read,
+                    key,
+                }
+            }
+        }
+    }
+}
+
+type Asked = (bool, Option<spoolway_queue::ProducerRecord>);
+
+fn ask_file(queue: &SqliteQueue, producer: Option<ProducerId>) -> Result<Asked, QueueError> {
+    let keyed = queue.has_keyed_backlog()?;
+    let record = producer.map(|id| queue.producer(id)).transpose()?.flatten();
+    Ok((keyed, record))
+}
+
+/// Stands in for a call the queue does not have yet: reads through the backlog, a page at a time, for one key.
+fn candidates_of_key(queue: &SqliteQueue, key: &Key, limit: usize) -> Result<Page, QueueError> {
+    let mut found: Option<Page> = None;
+    loop {
+        let cursor = found
+            .as_ref()
+            .map_or_else(Cursor::default, |page| page.cursor);
+        let mut page = queue.candidates(cursor, PAGE)?;
+        page.candidates
+            .retain(|row| row.delivery == 0 && row.message.key.as_ref() == Some(key));
+        // The poll comes to these as well.
+        page.damaged.clear();
+        if let Some(mut before) = found.take() {
+            before.candidates.append(&mut page.candidates);
+            page.candidates = before.candidates;
+        }
+        let enough = page.candidates.len() > limit;
+        if enough {
+            page.candidates.sort_by_key(|row| row.seq);
+            page.candidates.truncate(limit);
+            page.end = false;
+        }
+        if enough || page.end {
+            return Ok(page);
+        }
+        found = Some(page);
+    }
+}
+
+/// Rows read at a time in search of a key.
+const PAGE: usize = 500;

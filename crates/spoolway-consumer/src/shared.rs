@@ -1,0 +1,388 @@
+//! The machine and everything that is done for it: one lock, never held across an await or while foreign code runs.
+//!
+//! Connections, the clock and ends of handlers drive the machine where they are ([`Shared::drive`]). What happens
+//! on threads outside the runtime (commits, reads, wake-ups, sinks) is put into the inbox, which one task empties.
+
+mod act;
+mod run;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use spoolway_proto::{ConsumerOp, InstanceId, Limits, Timestamp};
+use spoolway_queue::SqliteQueue;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
+
+use crate::handler::{Delivery, Handlers};
+use crate::health::Health;
+use crate::machine::{ConnId, Event, Finish, Machine, Now, Ticket};
+use crate::outbox::Outbox;
+use crate::reads::{self, Read};
+use crate::sink::SinkThread;
+use crate::{ConsumerConfig, ConsumerError, Summary};
+
+/// How long one call runs handlers itself; the rest get tasks of their own, so that other cores take them.
+const INLINE_MAX: Duration = Duration::from_micros(200);
+/// How long answers may wait for others to join them while handlers run.
+const FLUSH_EVERY: Duration = Duration::from_millis(1);
+
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    pub(crate) queue: SqliteQueue,
+    pub(crate) config: ConsumerConfig,
+    pub(crate) limits: Limits,
+    pub(crate) instance: InstanceId,
+    pub(crate) lookup_rows_max: usize,
+    handlers: Handlers,
+    sink: Option<SinkThread>,
+    inbox: mpsc::UnboundedSender<Event>,
+    faults: mpsc::UnboundedSender<ConsumerError>,
+    /// Handlers that did not end at once.
+    handling: Mutex<HashMap<Ticket, AbortHandle>>,
+    pub(crate) reads: Health,
+    commits: Health,
+    pub(crate) cleanups: Health,
+    pub(crate) take_overs: Health,
+    counts: Counts,
+    full: AtomicBool,
+    pending: AtomicUsize,
+    /// Someone waits for an earlier deadline than the clock's task knows.
+    pub(crate) timer: Notify,
+    /// The path of the queue file may name another one.
+    pub(crate) moved: Notify,
+    /// Which file the machine knows the rows of.
+    generation: AtomicU64,
+    /// There is room again for connections without hello.
+    room: Notify,
+    /// The machine was told something while the consumer shuts down.
+    pub(crate) settled: Notify,
+}
+
+/// What the lock guards.
+struct Core {
+    machine: Machine,
+    outboxes: HashMap<ConnId, Arc<Outbox>>,
+    next_conn: ConnId,
+    /// When the clock's task will wake by itself.
+    armed: Option<Instant>,
+    life: Life,
+}
+
+/// How far the shutdown is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd)]
+pub(crate) enum Life {
+    Open,
+    /// Connections without hello are read to their end and closed.
+    Draining,
+    /// Nothing more is taken from connections.
+    Halted,
+    /// Nothing more is heard.
+    Over,
+}
+
+/// What is left to do once the lock is free.
+#[derive(Default)]
+struct Work {
+    runs: Vec<Run>,
+    reads: Vec<Read>,
+    /// Connections with something to be written; mostly one.
+    told: Vec<(ConnId, Arc<Outbox>)>,
+}
+
+struct Run {
+    ticket: Ticket,
+    delivery: Delivery,
+}
+
+#[derive(Default)]
+struct Counts {
+    processed: AtomicU64,
+    stored: AtomicU64,
+    dead: AtomicU64,
+    failed: AtomicU64,
+}
+
+pub(crate) struct Parts {
+    pub(crate) machine: Machine,
+    pub(crate) queue: SqliteQueue,
+    pub(crate) config: ConsumerConfig,
+    pub(crate) instance: InstanceId,
+    pub(crate) handlers: Handlers,
+    pub(crate) sink: Option<SinkThread>,
+    pub(crate) inbox: mpsc::UnboundedSender<Event>,
+    pub(crate) faults: mpsc::UnboundedSender<ConsumerError>,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            machine,
+            queue,
+            config,
+            instance,
+            handlers,
+            sink,
+            inbox,
+            faults,
+        } = parts;
+        Arc::new(Self {
+            core: Mutex::new(Core {
+                machine,
+                outboxes: HashMap::new(),
+                next_conn: 1,
+                armed: None,
+                life: Life::Open,
+            }),
+            limits: config.limits(),
+            // More rows of one key than can be in memory: whatever the rest are, some are not there.
+            lookup_rows_max: config.machine.claimed_max + config.machine.slots + 1,
+            config,
+            instance,
+            handlers,
+            sink,
+            inbox,
+            faults,
+            handling: Mutex::default(),
+            reads: Health::new("reading the queue file"),
+            commits: Health::new("writing the queue file"),
+            cleanups: Health::new("cleaning the queue file up"),
+            take_overs: Health::new("taking over the new queue file"),
+            counts: Counts::default(),
+            full: AtomicBool::new(false),
+            pending: AtomicUsize::new(0),
+            timer: Notify::new(),
+            moved: Notify::new(),
+            generation: AtomicU64::new(queue.generation()),
+            room: Notify::new(),
+            settled: Notify::new(),
+            queue,
+        })
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // A machine that panicked is in no state to go on: every task that meets it ends, and the consumer with them.
+        self.core.lock().expect("a task panicked in the machine")
+    }
+
+    // ---- events in
+
+    /// From a thread outside the runtime.
+    pub(crate) fn put(&self, event: Event) {
+        // Without a receiver the consumer is gone, and nobody waits for this any more.
+        let _ = self.inbox.send(event);
+    }
+
+    /// The queue file has something new, or is a new one.
+    pub(crate) fn woken(&self) {
+        if self.queue.generation() != self.generation.load(Ordering::Relaxed) {
+            self.moved.notify_one();
+        }
+        self.put(Event::Woken);
+    }
+
+    /// The file of that generation was taken over.
+    pub(crate) fn replaced(&self, generation: u64) {
+        if self.generation.swap(generation, Ordering::Relaxed) != generation {
+            tracing::error!("the queue file was moved or replaced; a new one is used from here on");
+            self.put(Event::Replaced { generation });
+        }
+    }
+
+    /// Tells the machine, and does what it asks for until it asks for nothing more.
+    pub(crate) fn drive(self: &Arc<Self>, events: impl IntoIterator<Item = Event>) {
+        let mut work = Work::default();
+        self.tell(events, &mut work);
+        let began = Instant::now();
+        let mut flushed = began;
+        let mut ended = Vec::new();
+        loop {
+            reads::start(std::mem::take(&mut work.reads), self);
+            for run in work.runs.drain(..) {
+                let inline = began.elapsed() < INLINE_MAX;
+                let ticket = run.ticket;
+                if let Some(finish) = self.run(run, inline) {
+                    ended.push(Event::Finished { ticket, finish });
+                }
+            }
+            if ended.is_empty() {
+                break;
+            }
+            self.tell(ended.drain(..), &mut work);
+            if flushed.elapsed() > FLUSH_EVERY {
+                flushed = Instant::now();
+                work.told.drain(..).for_each(|(_, outbox)| outbox.flush());
+            }
+        }
+        work.told.drain(..).for_each(|(_, outbox)| outbox.flush());
+    }
+
+    fn tell(self: &Arc<Self>, events: impl IntoIterator<Item = Event>, work: &mut Work) {
+        let mut core = self.core();
+        let now = now();
+        for event in events {
+            let from_peer = matches!(
+                event,
+                Event::Hello { .. } | Event::At { .. } | Event::Arrived { .. } | Event::Seen { .. }
+            );
+            if core.life == Life::Over || (from_peer && core.life == Life::Halted) {
+                continue;
+            }
+            if let Event::Finished { finish, .. } = &event {
+                self.counts.count(finish);
+            }
+            core.machine.on(now, event);
+        }
+        while let Some(action) = core.machine.next_action() {
+            self.act(&mut core, action, work);
+        }
+        let deadline = core.machine.next_deadline();
+        if deadline.is_some_and(|at| core.armed.is_none_or(|armed| at < armed)) {
+            core.armed = deadline;
+            self.timer.notify_one();
+        }
+        self.pending
+            .store(core.machine.pending(), Ordering::Relaxed);
+        let full = core.machine.is_full();
+        if self.full.swap(full, Ordering::SeqCst) && !full {
+            self.room.notify_waiters();
+        }
+        if core.life != Life::Open {
+            self.settled.notify_one();
+        }
+    }
+    // ---- connections
+
+    pub(crate) fn connect(&self, outbox: Arc<Outbox>) -> ConnId {
+        let mut core = self.core();
+        let conn = core.next_conn;
+        core.next_conn += 1;
+        core.outboxes.insert(conn, outbox);
+        conn
+    }
+
+    pub(crate) fn disconnect(&self, conn: ConnId) {
+        self.core().outboxes.remove(&conn);
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::SeqCst)
+    }
+
+    /// How many messages are in memory.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(crate) async fn has_room(&self) {
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            // Listening before looking, so that no change falls between.
+            room.as_mut().enable();
+            if !self.is_full() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    // ---- time and life
+
+    /// When the clock's task must wake, which from now on it knows.
+    pub(crate) fn arm(&self) -> Option<Instant> {
+        let mut core = self.core();
+        core.armed = core.machine.next_deadline();
+        core.armed
+    }
+
+    pub(crate) fn life(&self) -> Life {
+        self.core().life
+    }
+
+    /// Goes on to the next part of the shutdown, and tells every connection.
+    pub(crate) fn enter(&self, life: Life) {
+        let outboxes: Vec<_> = {
+            let mut core = self.core();
+            core.life = life;
+            core.outboxes.values().cloned().collect()
+        };
+        for outbox in outboxes {
+            if life == Life::Draining {
+                let ms = u64::try_from(self.config.goodbye.as_millis()).unwrap_or(u64::MAX);
+                outbox.say_if_greeted(&ConsumerOp::Goodbye { ms });
+                outbox.flush();
+            }
+            if life == Life::Over {
+                outbox.end();
+                outbox.flush();
+            }
+            outbox.wake.notify_one();
+        }
+        self.room.notify_waiters();
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.core().machine.is_idle()
+    }
+
+    /// Hears nothing more, if nothing is being committed.
+    pub(crate) fn close_if_committed(&self) -> bool {
+        let mut core = self.core();
+        let committed = core.machine.is_committed();
+        if committed {
+            core.life = Life::Over;
+        }
+        committed
+    }
+
+    pub(crate) fn records(&self) -> Vec<spoolway_queue::ProducerRecord> {
+        self.core().machine.records()
+    }
+
+    pub(crate) fn sink(&self) -> Option<&SinkThread> {
+        self.sink.as_ref()
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Summary {
+            processed: load(&self.counts.processed),
+            stored: load(&self.counts.stored),
+            dead: load(&self.counts.dead),
+            failed: load(&self.counts.failed),
+            ..Summary::default()
+        }
+    }
+
+    /// Ends the consumer with an error.
+    pub(crate) fn fail(&self, error: ConsumerError) {
+        // Without a receiver it is ending already.
+        let _ = self.faults.send(error);
+    }
+}
+
+impl Counts {
+    fn count(&self, finish: &Finish) {
+        match finish {
+            Finish::Done => self.processed.fetch_add(1, Ordering::Relaxed),
+            Finish::Failed(_) => self.failed.fetch_add(1, Ordering::Relaxed),
+            Finish::Rejected { .. } => 0,
+        };
+    }
+}
+pub(crate) fn now() -> Now {
+    Now {
+        mono: Instant::now(),
+        wall: wall(),
+    }
+}
+
+/// The wall clock.
+pub(crate) fn wall() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,194 @@
+//! What the machine asks for: said to connections, submitted to the queue file, or left for after the lock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use spoolway_proto::{Code, ConsumerHello, ConsumerOp, Outcome, PROTOCOL_VERSION, Reply};
+use spoolway_queue::{Durability, QueueError, RowState, Write};
+
+use super::{Core, Run, Shared, Work};
+use crate::handler::Delivery;
+use crate::machine::{Action, BatchId, Event};
+use crate::outbox::Outbox;
+use crate::reads::Read;
+
+impl Shared {
+    /// One action of the machine; what would take time is left for after the lock.
+    pub(super) fn act(self: &Arc<Self>, core: &mut Core, action: Action, work: &mut Work) {
+        match action {
+            Action::Commit { batch, writes } => self.commit(batch, writes),
+            Action::Run {
+                ticket,
+                message,
+                attempt,
+                replayed,
+            } => {
+                let delivery = Delivery {
+                    message,
+                    attempt,
+                    replayed,
+                };
+                work.runs.push(Run { ticket, delivery });
+            }
+            Action::Ask { ask, producer } => work.reads.push(Read::Ask { ask, producer }),
+            Action::Lookup { key, read } => work.reads.push(Read::Lookup { key, read }),
+            Action::Poll { cursor, limit } => work.reads.push(Read::Poll { cursor, limit }),
+            Action::PollKey { key, read, limit } => {
+                work.reads.push(Read::PollKey { key, read, limit });
+            }
+            Action::Greet { conn, .. }
+            | Action::Window { conn, .. }
+            | Action::Answer { conn, .. }
+            | Action::Nack { conn, .. }
+            | Action::Reply { conn, .. }
+            | Action::Fault { conn, .. }
+            | Action::Fence { conn } => {
+                match work.told.last() {
+                    Some((last, outbox)) if *last == conn => self.say(outbox, action),
+                    _ => {
+                        // Gone meanwhile: what it would have heard is kept for its next connection.
+                        let Some(outbox) = core.outboxes.get(&conn) else {
+                            return;
+                        };
+                        self.say(outbox, action);
+                        work.told.push((conn, Arc::clone(outbox)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn say(&self, outbox: &Outbox, action: Action) {
+        match action {
+            Action::Answer {
+                n, outcome, reason, ..
+            } => outbox.answer(n, outcome, reason),
+            Action::Greet {
+                window,
+                window_bytes,
+                ..
+            } => outbox.say(&self.greeting(window, window_bytes)),
+            Action::Window {
+                window: n,
+                window_bytes: bytes,
+                ..
+            } => {
+                outbox.say(&ConsumerOp::Window { n, bytes });
+            }
+            Action::Nack {
+                n,
+                code,
+                message,
+                retry_after,
+                ..
+            } => {
+                let retry_after_ms =
+                    retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                outbox.say(&ConsumerOp::Nack {
+                    n,
+                    code,
+                    message,
+                    retry_after_ms,
+                });
+            }
+            Action::Reply {
+                message, outcome, ..
+            } => {
+                let id = message.id.clone();
+                outbox.reply(&match outcome {
+                    Ok(outcome) => Reply::taken(id, outcome),
+                    Err(code) => Reply::refused(id, code, refusal(code)),
+                });
+            }
+            Action::Fault {
+                conn,
+                code,
+                message,
+            } => {
+                tracing::warn!(conn, code = code.as_str(), "connection ended: {message}");
+                outbox.say_last(&ConsumerOp::Error {
+                    code,
+                    message,
+                    n: None,
+                });
+            }
+            Action::Fence { conn } => {
+                tracing::debug!(conn, "a newer connection of its producer stands");
+                outbox.end();
+            }
+            Action::Run { .. }
+            | Action::Commit { .. }
+            | Action::Ask { .. }
+            | Action::Lookup { .. }
+            | Action::Poll { .. }
+            | Action::PollKey { .. } => {}
+        }
+    }
+
+    fn greeting(&self, window: u32, window_bytes: u64) -> ConsumerOp {
+        ConsumerOp::Hello(ConsumerHello {
+            version: PROTOCOL_VERSION,
+            server: concat!("spoolway ", env!("CARGO_PKG_VERSION")).to_owned(),
+            instance: self.instance,
+            window,
+            window_bytes,
+            message_bytes_max: self.config.message_bytes_max as u64,
+            durability: durability(self.config.durability).to_owned(),
+            queue: self.queue.identity(),
+        })
+    }
+
+    /// Under the lock, so that the order of the actions is the order of the commits. The answer goes through the
+    /// inbox, so it does not matter on which thread, or how soon, it comes.
+    fn commit(self: &Arc<Self>, batch: BatchId, writes: Vec<Write>) {
+        let (stored, dead) = counts_of(&writes);
+        let shared = Arc::clone(self);
+        self.queue.submit(writes, move |result| {
+            if matches!(result, Err(QueueError::Moved { .. })) {
+                shared.moved.notify_one();
+            }
+            let event = match shared.commits.noted(result) {
+                Some(written) => {
+                    shared.counts.stored.fetch_add(stored, Ordering::Relaxed);
+                    shared.counts.dead.fetch_add(dead, Ordering::Relaxed);
+                    Event::Committed { batch, written }
+                }
+                None => Event::CommitFailed { batch },
+            };
+            shared.put(event);
+        });
+    }
+}
+
+/// How many messages these writes store, and how many they bury.
+fn counts_of(writes: &[Write]) -> (u64, u64) {
+    let (mut stored, mut dead) = (0, 0);
+    for write in writes {
+        match write {
+            Write::Insert(row) if matches!(row.state, RowState::Dead { .. }) => dead += 1,
+            Write::Insert(_) => stored += 1,
+            Write::Dead { .. } => dead += 1,
+            Write::SettleById {
+                outcome: Outcome::Dead,
+                ..
+            } => dead += 1,
+            _ => {}
+        }
+    }
+    (stored, dead)
+}
+
+/// The word for it in hello.
+fn durability(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Full => "full",
+        Durability::Process => "process",
+    }
+}
+
+fn refusal(code: Code) -> String {
+    match code {
+        Code::Conflict => format!("the id was sent with other content; {}", code.next_step()),
+        code => format!("{code}; {}", code.next_step()),
+    }
+}

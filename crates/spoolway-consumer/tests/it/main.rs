@@ -1,0 +1,9 @@
+//! The consumer from outside: raw bytes over real sockets, rows in real queue files.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod delivery;
+mod lifecycle;
+mod protocol;
+mod sinks;
+mod support;

@@ -1,0 +1,185 @@
+//! The rules, checked as things happen: nothing with `Ok` lost, doubles only where a kill admits them, order per key.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+
+use spoolway_client::route::{Spooled, Verdict};
+use spoolway_proto::{MessageId, Outcome};
+use spoolway_queue::Existing;
+
+use crate::file::File;
+
+/// A rule that was broken.
+#[derive(Clone, Debug)]
+pub struct Broken(pub String);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// A run of the consumer.
+pub(crate) type Run = u32;
+/// A run of a producer process: order is promised within it.
+pub(crate) type Sender = u32;
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    messages: HashMap<MessageId, Sent>,
+    lanes: BTreeMap<(Sender, String), Vec<MessageId>>,
+    killed: HashSet<Run>,
+    pub(crate) doubles: u64,
+    broken: Option<Broken>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    sender: Sender,
+    key: Option<String>,
+    place: usize,
+    verdict: Option<Verdict>,
+    /// Runs of the consumer in which its handler succeeded.
+    done_in: Vec<Run>,
+}
+
+impl Ledger {
+    pub(crate) fn sent(&mut self, id: MessageId, sender: Sender, key: Option<String>) {
+        let place = key.as_ref().map_or(0, |key| {
+            let lane = self.lanes.entry((sender, key.clone())).or_default();
+            lane.push(id.clone());
+            lane.len() - 1
+        });
+        let sent = Sent {
+            sender,
+            key,
+            place,
+            verdict: None,
+            done_in: Vec::new(),
+        };
+        self.messages.insert(id, sent);
+    }
+
+    pub(crate) fn settled(&mut self, id: &MessageId, verdict: &Verdict, file: &File) {
+        let sent = self.messages.get_mut(id).expect("a message that was sent");
+        sent.verdict = Some(verdict.clone());
+        let row = file.row_of(id).map(|row| row.state);
+        let fine = match verdict {
+            Verdict::Answered(Outcome::Processed) => {
+                !sent.done_in.is_empty() || row == Some(Existing::Processed)
+            }
+            Verdict::Answered(Outcome::Stored) | Verdict::Spooled(_) => row.is_some(),
+            Verdict::Dead(_) => row == Some(Existing::Dead),
+            Verdict::NotTaken(_) => sent.done_in.is_empty() && row.is_none(),
+            Verdict::Answered(_) | Verdict::Refused(..) | Verdict::Unknown => true,
+        };
+        if !fine {
+            self.break_rule(format!("{id}: told {verdict:?}, but row {row:?}"));
+        }
+        if matches!(
+            verdict,
+            Verdict::Refused(..) | Verdict::Spooled(Spooled::Conflict)
+        ) {
+            self.break_rule(format!("{id}: refused: {verdict:?}"));
+        }
+    }
+
+    pub(crate) fn starts(&mut self, id: &MessageId, run: Run, file: &File) {
+        let sent = self.messages.get_mut(id).expect("a message that was sent");
+        if matches!(sent.verdict, Some(Verdict::NotTaken(_))) {
+            self.break_rule(format!("{id}: starts after NotTaken"));
+            return;
+        }
+        if file
+            .row_of(id)
+            .is_some_and(|row| row.state == Existing::Dead)
+        {
+            self.break_rule(format!("{id}: starts though it is dead"));
+            return;
+        }
+        let sent = &self.messages[id];
+        let Some(key) = &sent.key else { return };
+        let lane = &self.lanes[&(sent.sender, key.clone())];
+        for earlier in &lane[..sent.place] {
+            let other = &self.messages[earlier];
+            let gone = matches!(
+                other.verdict,
+                Some(Verdict::NotTaken(_) | Verdict::Refused(..) | Verdict::Dead(_))
+            );
+            let dead = file
+                .row_of(earlier)
+                .is_some_and(|row| row.state == Existing::Dead);
+            if !(gone || dead || !other.done_in.is_empty()) {
+                let text = format!("{id} of {key} starts in run {run} before {earlier} is done");
+                return self.break_rule(text);
+            }
+        }
+    }
+
+    pub(crate) fn done(&mut self, id: &MessageId, run: Run, file: &File) {
+        let sent = self.messages.get_mut(id).expect("a message that was sent");
+        let Some(last) = sent.done_in.last().copied() else {
+            sent.done_in.push(run);
+            return;
+        };
+        sent.done_in.push(run);
+        self.doubles += 1;
+        let told = matches!(sent.verdict, Some(Verdict::Answered(Outcome::Processed)));
+        let recorded = file
+            .row_of(id)
+            .is_some_and(|row| row.state == Existing::Processed);
+        if last == run || !self.killed.contains(&last) || told || recorded {
+            self.break_rule(format!(
+                "{id}: processed in run {run} and before in {last} (killed {}, told {told}, recorded {recorded})",
+                self.killed.contains(&last)
+            ));
+        }
+    }
+
+    pub(crate) fn killed(&mut self, run: Run) {
+        self.killed.insert(run);
+    }
+
+    pub(crate) fn break_rule(&mut self, text: String) {
+        self.broken.get_or_insert(Broken(text));
+    }
+
+    pub(crate) fn broken(&mut self) -> Option<Broken> {
+        self.broken.take()
+    }
+
+    /// At the end: everything with `Ok` was processed, or is dead with a reason.
+    pub(crate) fn close(&mut self, file: &File) {
+        let mut lost: Vec<&MessageId> = Vec::new();
+        for (id, sent) in &self.messages {
+            let promised = matches!(
+                sent.verdict,
+                Some(Verdict::Answered(_) | Verdict::Spooled(_) | Verdict::Dead(_))
+            );
+            let dead = file
+                .row_of(id)
+                .is_some_and(|row| row.state == Existing::Dead);
+            if promised && sent.done_in.is_empty() && !dead {
+                lost.push(id);
+            }
+        }
+        lost.sort();
+        if let Some(id) = lost.first() {
+            let text = format!(
+                "{} lost, first {id}: {:?}",
+                lost.len(),
+                self.messages[*id].verdict
+            );
+            self.break_rule(text);
+        }
+    }
+
+    pub(crate) fn processed(&self) -> u64 {
+        self.messages
+            .values()
+            .filter(|sent| !sent.done_in.is_empty())
+            .count() as u64
+    }
+}

@@ -1,0 +1,48 @@
+//! Runs seeds: `spoolway-sim --seed 7` replays one, `spoolway-sim --seeds 100000 --from 1` searches.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use spoolway_sim::{Options, run};
+
+fn main() -> ExitCode {
+    let mut from = 1;
+    let mut count = 1_000;
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args.next().and_then(|value| value.parse().ok());
+        match (arg.as_str(), value) {
+            ("--seed", Some(seed)) => (from, count) = (seed, 1),
+            ("--seeds", Some(seeds)) => count = seeds,
+            ("--from", Some(seed)) => from = seed,
+            _ => {
+                eprintln!("usage: spoolway-sim [--seed N | --seeds COUNT [--from N]]");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let start = Instant::now();
+    let (mut sent, mut doubles, mut consumers) = (0, 0, 0);
+    for seed in from..from + count {
+        let options = Options::from_seed(seed);
+        match run(options.clone()) {
+            Ok(report) => {
+                sent += report.sent;
+                doubles += report.doubles;
+                consumers += report.consumers;
+                if count == 1 {
+                    println!("{report:#?}");
+                }
+            }
+            Err(broken) => {
+                println!("seed {seed}: {broken}\n{options:#?}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!(
+        "{count} seeds from {from} in {:.1} s: {sent} messages, {consumers} consumers, {doubles} doubles admitted",
+        start.elapsed().as_secs_f64()
+    );
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,72 @@
+//! What a seed decides: how many of what, and which faults. A failure prints all of it.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+/// The options of one run. Rates of faults are per second of simulated time.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names say it; a failing run prints them")]
+pub struct Options {
+    pub seed: u64,
+    pub producers: usize,
+    /// Messages each producer process sends before it rests.
+    pub messages: usize,
+    pub keys: usize,
+    pub keyless_share: f64,
+    pub send_every: Duration,
+    pub window: u32,
+    pub slots: usize,
+    pub claimed_max: usize,
+    pub page: usize,
+    pub slow_share: f64,
+    pub fail_share: f64,
+    pub poison_share: f64,
+    pub late_packet_share: f64,
+    pub late_commit_share: f64,
+    pub lost_wake_share: f64,
+    pub kills: f64,
+    pub restarts: f64,
+    pub stops: f64,
+    pub cuts: f64,
+    pub producer_kills: f64,
+    pub disk_full: f64,
+}
+
+impl Options {
+    /// Draws the options from the seed: every fault is absent from some runs and frequent in others.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let rng = &mut rng;
+        let messages = rng.random_range(10..120);
+        Self {
+            seed,
+            producers: rng.random_range(1..=4),
+            messages,
+            keys: rng.random_range(1..=5),
+            keyless_share: pick(rng, &[0.0, 0.3, 0.7, 1.0]),
+            send_every: Duration::from_micros(pick(rng, &[50, 1_000, 20_000, 100_000])),
+            window: pick(rng, &[1, 2, 8, 64, 1_024]),
+            slots: pick(rng, &[1, 2, 8, 64]),
+            claimed_max: pick(rng, &[8, 32, 256]),
+            page: pick(rng, &[1, 4, 50]),
+            slow_share: pick(rng, &[0.0, 0.0, 0.05, 0.3]),
+            fail_share: pick(rng, &[0.0, 0.0, 0.05, 0.3]),
+            poison_share: pick(rng, &[0.0, 0.0, 0.0, 0.03]),
+            late_packet_share: pick(rng, &[0.0, 0.02, 0.2]),
+            late_commit_share: pick(rng, &[0.0, 0.02, 0.2]),
+            lost_wake_share: pick(rng, &[0.0, 0.3]),
+            kills: pick(rng, &[0.0, 0.3, 2.0]),
+            restarts: pick(rng, &[0.0, 0.0, 0.3]),
+            stops: pick(rng, &[0.0, 0.0, 0.3]),
+            cuts: pick(rng, &[0.0, 1.0, 10.0]),
+            producer_kills: pick(rng, &[0.0, 0.0, 0.2]),
+            disk_full: pick(rng, &[0.0, 0.0, 0.2]),
+        }
+    }
+}
+
+fn pick<T: Copy>(rng: &mut SmallRng, choices: &[T]) -> T {
+    choices[rng.random_range(0..choices.len())]
+}
