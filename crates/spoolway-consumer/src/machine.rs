@@ -15,7 +15,7 @@
 //! A key that cannot go on lives in the file only: when its head must be tried later, everything behind it is
 //! stored in the same commit, in lane order, and leaves memory; the poller brings it back in the order of its rows.
 //!
-//! Invariants, asserted after each event in debug builds by [`Machine::check`]:
+//! Invariants, asserted after each event in debug builds by `Machine::check`:
 //! - a message of a lane runs only at its head;
 //! - a message that left memory has a committed row or was refused;
 //! - rows enter a lane only when every earlier unprocessed row of the key is in memory;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use spoolway_proto::{Key, ProducerId};
-use spoolway_queue::{Cursor, Page, QueueError, SqliteQueue};
+use spoolway_queue::{Cursor, QueueError, SqliteQueue};
 
 use crate::health::Guard;
 use crate::machine::Event;
@@ -77,7 +77,7 @@ impl Read {
                 Event::Polled(shared.reads.noted(queue.candidates(cursor, limit)))
             }
             Self::PollKey { key, read, limit } => {
-                let page = candidates_of_key(queue, &key, limit);
+                let page = queue.candidates_of_key(&key, limit);
                 Event::PolledKey {
                     page: shared.reads.noted(page),
                     read,
@@ -95,35 +95,3 @@ fn ask_file(queue: &SqliteQueue, producer: Option<ProducerId>) -> Result<Asked, 
     let record = producer.map(|id| queue.producer(id)).transpose()?.flatten();
     Ok((keyed, record))
 }
-
-/// Stands in for a call the queue does not have yet: reads through the backlog, a page at a time, for one key.
-fn candidates_of_key(queue: &SqliteQueue, key: &Key, limit: usize) -> Result<Page, QueueError> {
-    let mut found: Option<Page> = None;
-    loop {
-        let cursor = found
-            .as_ref()
-            .map_or_else(Cursor::default, |page| page.cursor);
-        let mut page = queue.candidates(cursor, PAGE)?;
-        page.candidates
-            .retain(|row| row.delivery == 0 && row.message.key.as_ref() == Some(key));
-        // The poll comes to these as well.
-        page.damaged.clear();
-        if let Some(mut before) = found.take() {
-            before.candidates.append(&mut page.candidates);
-            page.candidates = before.candidates;
-        }
-        let enough = page.candidates.len() > limit;
-        if enough {
-            page.candidates.sort_by_key(|row| row.seq);
-            page.candidates.truncate(limit);
-            page.end = false;
-        }
-        if enough || page.end {
-            return Ok(page);
-        }
-        found = Some(page);
-    }
-}
-
-/// Rows read at a time in search of a key.
-const PAGE: usize = 500;

@@ -121,6 +121,18 @@ impl SqliteQueue {
         shared.snapshot(|conn, generation| page(shared, conn, generation, after, limit))
     }
 
+    /// At most `limit` rows of a key that are unprocessed, never replayed and due, by rising `seq`.
+    ///
+    /// The page's `end` says whether the key has no more; its cursor means nothing.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn candidates_of_key(&self, key: &Key, limit: usize) -> Result<Page, QueueError> {
+        let shared = self.shared();
+        shared.snapshot(|conn, generation| page_of_key(shared, conn, generation, key, limit))
+    }
+
     /// At most `limit` suspects that are due, by rising `seq`.
     ///
     /// # Errors
@@ -293,6 +305,49 @@ fn page(
                 page.end = true;
                 break;
             }
+        }
+    }
+    fill_before(conn, &mut page.candidates)?;
+    Ok(page)
+}
+
+fn page_of_key(
+    shared: &Shared,
+    conn: &Connection,
+    generation: u64,
+    key: &Key,
+    limit: usize,
+) -> rusqlite::Result<Page> {
+    let now = Now::read();
+    let mut page = Page {
+        candidates: Vec::with_capacity(limit.min(1_024)),
+        damaged: Vec::new(),
+        cursor: Cursor::default(),
+        end: true,
+        generation,
+        next_due_in: None,
+    };
+    let mut bytes = 0;
+    let mut candidates = conn.prepare_cached(sql::CANDIDATES_OF_KEY)?;
+    let mut rows = candidates.query(params![
+        key.as_str(),
+        now.wall_ms,
+        clock::boot_id(),
+        now.boot_ms,
+        i64::try_from(limit).unwrap_or(i64::MAX),
+    ])?;
+    while let Some(row) = rows.next()? {
+        match candidate(shared, row)? {
+            Ok(candidate) => {
+                bytes += candidate.message.size();
+                page.candidates.push(candidate);
+            }
+            Err(damaged) => page.damaged.push(damaged),
+        }
+        let full = page.candidates.len() + page.damaged.len() >= limit;
+        if full || bytes > PAGE_BYTES_MAX {
+            page.end = false;
+            break;
         }
     }
     fill_before(conn, &mut page.candidates)?;

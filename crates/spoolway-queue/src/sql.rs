@@ -24,6 +24,11 @@ pub(crate) const CANDIDATES: &str = "SELECT seq, message_id, type, payload, time
     WHERE processed = 0 AND priority = ?1 AND seq > ?2 \
     AND (due_at IS NULL OR CASE WHEN due_boot IS NULL THEN due_at <= ?3 WHEN due_boot = ?4 THEN due_at <= ?5 ELSE 1 END) \
     ORDER BY seq LIMIT ?6";
+pub(crate) const CANDIDATES_OF_KEY: &str = "SELECT seq, message_id, type, payload, timestamp, attributes, key, \
+    priority, attempts, delivery, suspect, producer, epoch, sequence, crc FROM message_queue \
+    WHERE processed = 0 AND delivery = 0 AND key IS NOT NULL AND key = ?1 \
+    AND (due_at IS NULL OR CASE WHEN due_boot IS NULL THEN due_at <= ?2 WHEN due_boot = ?3 THEN due_at <= ?4 ELSE 1 END) \
+    ORDER BY seq LIMIT ?5";
 pub(crate) const NEXT_PRIORITY: &str = "SELECT priority FROM message_queue \
     WHERE processed = 0 AND priority < ?1 ORDER BY priority DESC LIMIT 1";
 pub(crate) const SUSPECTS: &str = "SELECT seq, message_id, type, payload, timestamp, attributes, key, \
@@ -122,6 +127,7 @@ pub(crate) const ALL: &[&str] = &[
     UPDATE_EXISTING,
     FILL_ORIGIN,
     CANDIDATES,
+    CANDIDATES_OF_KEY,
     NEXT_PRIORITY,
     SUSPECTS,
     ROWS_BEFORE,
@@ -220,6 +226,7 @@ mod tests {
         for (statement, index) in [
             (EXISTING, "sqlite_autoindex_message_queue_1"),
             (CANDIDATES, "INDEX message_ready (priority=? AND seq>?)"),
+            (CANDIDATES_OF_KEY, "INDEX message_lane (key=?)"),
             (NEXT_PRIORITY, "INDEX message_ready (priority<?)"),
             (SUSPECTS, "INDEX message_suspect"),
             (ROWS_BEFORE, "INDEX message_lane (key=? AND seq<?)"),

@@ -22,8 +22,8 @@ use crate::world::{Happening, World};
 pub(crate) enum ToConsumer {
     Hello(ProducerHello),
     At(u64),
-    /// A message with the number its producer means; the number does not travel.
-    Message(u64, Arc<Message>),
+    /// The number does not travel.
+    Message(Arc<Message>),
     Seen {
         ranges: Ranges,
         queue: u64,
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    pub(crate) fn to_consumer(&mut self, conn: ConnId, packet: ToConsumer) {
+    pub(crate) fn consumer_hears(&mut self, conn: ConnId, packet: ToConsumer) {
         let Some(link) = self.links.get(&conn) else {
             return;
         };
@@ -234,7 +234,7 @@ impl World {
         let event = match packet {
             ToConsumer::Hello(hello) => Event::Hello { conn, hello },
             ToConsumer::At(n) => Event::At { conn, n },
-            ToConsumer::Message(_, message) => Event::Arrived {
+            ToConsumer::Message(message) => Event::Arrived {
                 conn,
                 message: Ok(message),
                 answer: false,
@@ -288,7 +288,7 @@ impl World {
     }
 
     fn do_action(&mut self, action: Action) {
-        if self.trace {
+        if self.options.trace {
             println!("{:>12?}     {action:?}", Duration::from_nanos(self.clock));
         }
         let run = self.consumer.run;

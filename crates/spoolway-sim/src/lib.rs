@@ -9,6 +9,8 @@
 //! assert!(report.processed > 0);
 //! ```
 
+#![expect(clippy::print_stdout, reason = "the trace of a replayed seed")]
+
 mod consumer;
 mod file;
 mod ledger;

@@ -1,4 +1,11 @@
-//! Runs seeds: `spoolway-sim --seed 7` replays one, `spoolway-sim --seeds 100000 --from 1` searches.
+//! Runs seeds: `spoolway-sim --seed 7` replays one, `--trace 7` prints all that happens in it, and
+//! `spoolway-sim --seeds 100000 --from 1` searches.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool of the workshop"
+)]
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -8,15 +15,17 @@ use spoolway_sim::{Options, run};
 fn main() -> ExitCode {
     let mut from = 1;
     let mut count = 1_000;
+    let mut trace = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let value = args.next().and_then(|value| value.parse().ok());
         match (arg.as_str(), value) {
             ("--seed", Some(seed)) => (from, count) = (seed, 1),
+            ("--trace", Some(seed)) => (from, count, trace) = (seed, 1, true),
             ("--seeds", Some(seeds)) => count = seeds,
             ("--from", Some(seed)) => from = seed,
             _ => {
-                eprintln!("usage: spoolway-sim [--seed N | --seeds COUNT [--from N]]");
+                eprintln!("usage: spoolway-sim [--seed N | --trace N | --seeds COUNT [--from N]]");
                 return ExitCode::from(2);
             }
         }
@@ -24,7 +33,10 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let (mut sent, mut doubles, mut consumers) = (0, 0, 0);
     for seed in from..from + count {
-        let options = Options::from_seed(seed);
+        let options = Options {
+            trace,
+            ..Options::from_seed(seed)
+        };
         match run(options.clone()) {
             Ok(report) => {
                 sent += report.sent;

@@ -10,6 +10,8 @@ use rand::{RngExt as _, SeedableRng as _};
 #[expect(missing_docs, reason = "the names say it; a failing run prints them")]
 pub struct Options {
     pub seed: u64,
+    /// Print everything that happens.
+    pub trace: bool,
     pub producers: usize,
     /// Messages each producer process sends before it rests.
     pub messages: usize,
@@ -42,6 +44,7 @@ impl Options {
         let messages = rng.random_range(10..120);
         Self {
             seed,
+            trace: false,
             producers: rng.random_range(1..=4),
             messages,
             keys: rng.random_range(1..=5),

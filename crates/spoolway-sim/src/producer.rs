@@ -125,7 +125,7 @@ impl World {
         }
     }
 
-    pub(crate) fn to_producer(&mut self, conn: ConnId, event: Event) {
+    pub(crate) fn producer_hears(&mut self, conn: ConnId, event: Event) {
         let Some((index, sender)) = self.open_producer(conn) else {
             return;
         };
@@ -195,7 +195,7 @@ impl World {
     fn act(&mut self, index: usize, action: Action<Arc<Message>>) {
         let sender = self.producers[index].sender;
         let conn = self.producers[index].conn;
-        if self.trace {
+        if self.options.trace {
             println!(
                 "{:>12?}   P{index} {action:?}",
                 Duration::from_nanos(self.clock)
@@ -245,7 +245,7 @@ impl World {
                     .body(n)
                     .expect("an unsettled message");
                 let message = Arc::clone(body);
-                self.say(conn, ToConsumer::Message(n, message));
+                self.say(conn, ToConsumer::Message(message));
             }
             Action::Seen { ranges, queue, err } => {
                 self.say(conn, ToConsumer::Seen { ranges, queue, err });

@@ -145,7 +145,6 @@ pub(crate) struct World {
     frozen: VecDeque<Happening>,
     stopped: bool,
     pub(crate) calm: bool,
-    pub(crate) trace: bool,
 }
 
 /// Runs one simulation.
@@ -186,7 +185,6 @@ impl World {
             frozen: VecDeque::new(),
             stopped: false,
             calm: false,
-            trace: std::env::var_os("SPOOLWAY_SIM_TRACE").is_some(),
             options,
         };
         for index in 0..world.options.producers {
@@ -255,7 +253,7 @@ impl World {
 
     fn unsettled(&self) -> String {
         let owed: usize = self.producers.iter().map(Producer::unsettled).sum();
-        if self.trace {
+        if self.options.trace {
             for producer in &self.producers {
                 println!("{producer:?}");
             }
@@ -269,7 +267,7 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) {
-        if self.trace {
+        if self.options.trace {
             println!("{:>12?} {happening:?}", Duration::from_nanos(self.clock));
         }
         if self.stopped && happening.is_in_consumer() {
@@ -278,7 +276,7 @@ impl World {
         }
         match happening {
             Happening::Sends(producer) => self.producer_sends(producer),
-            Happening::ToProducer { conn, event } => self.to_producer(conn, event),
+            Happening::ToProducer { conn, event } => self.producer_hears(conn, event),
             Happening::ProducerClosed { conn } => self.producer_closed(conn),
             Happening::Dialled { producer, sender } => self.dialled(producer, sender),
             Happening::ProducerTick { producer, sender } => self.producer_tick(producer, sender),
@@ -290,7 +288,7 @@ impl World {
             } => {
                 self.tell_producer(producer, sender, event);
             }
-            Happening::ToConsumer { conn, packet } => self.to_consumer(conn, packet),
+            Happening::ToConsumer { conn, packet } => self.consumer_hears(conn, packet),
             Happening::ConsumerClosed { conn } => self.consumer_closed(conn),
             Happening::Inside { run, event } => self.tell_consumer(run, event),
             Happening::Reads { run, read } => self.reads(run, read),

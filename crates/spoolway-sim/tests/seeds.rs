@@ -23,8 +23,14 @@ fn a_thousand_seeds_lose_nothing_double_only_after_kills_and_keep_the_order_of_k
         }
     }
     println!("{sent} sent, {processed} processed, {doubles} doubles, {consumers} consumers");
-    assert!(doubles > 0, "no double in any run: kills do not reach the window, so nothing is shown");
-    assert!(consumers > *SEEDS.end(), "no consumer was ever killed or restarted");
+    assert!(
+        doubles > 0,
+        "no double in any run: kills do not reach the window, so nothing is shown"
+    );
+    assert!(
+        consumers > *SEEDS.end(),
+        "no consumer was ever killed or restarted"
+    );
 }
 
 #[test]

@@ -446,6 +446,7 @@ impl Machine {
                         conn,
                         message,
                         outcome,
+                        reason: kept.reason,
                     });
                 }
                 return;
@@ -457,6 +458,7 @@ impl Machine {
                         conn,
                         message,
                         outcome,
+                        reason: None,
                     });
                 }
                 return;
@@ -514,6 +516,7 @@ impl Machine {
                 conn,
                 message,
                 outcome: Ok(outcome),
+                reason: reason.clone(),
             });
         }
     }

@@ -210,14 +210,15 @@ impl Machine {
         };
         let text = format!("id {} was sent with other content", entry.message.id);
         for pair in entry.pairs {
-            self.nack(pair, code.clone(), text.clone(), None);
+            self.nack(pair, code, text.clone(), None);
         }
         for conn in entry.plain {
             let message = Arc::clone(&entry.message);
             self.actions.push_back(Action::Reply {
                 conn,
                 message,
-                outcome: Err(code.clone()),
+                outcome: Err(code),
+                reason: None,
             });
         }
     }

@@ -190,6 +190,8 @@ pub enum Action {
         message: Arc<Message>,
         /// What became of it, or why it was refused.
         outcome: Result<Outcome, Code>,
+        /// Why it is dead.
+        reason: Option<Arc<str>>,
     },
     /// End the connection with an error.
     Fault {

@@ -92,10 +92,14 @@ impl Shared {
                 });
             }
             Action::Reply {
-                message, outcome, ..
+                message,
+                outcome,
+                reason,
+                ..
             } => {
                 let id = message.id.clone();
                 outbox.reply(&match outcome {
+                    Ok(Outcome::Dead) => Reply::dead(id, reason.as_deref().unwrap_or("dead")),
                     Ok(outcome) => Reply::taken(id, outcome),
                     Err(code) => Reply::refused(id, code, refusal(code)),
                 });

@@ -1,0 +1,239 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use spoolway::{AckLevel, Durability, Sink};
+
+use crate::units::parse_duration;
+
+/// Examples before options: most people read no further.
+const TEMPLATE: &str = "\
+{about-with-newline}
+{before-help}{usage-heading} {usage}
+
+{all-args}{after-help}";
+
+/// A local message queue: over a Unix socket, or through a SQLite file when nobody listens.
+#[derive(Debug, Parser)]
+#[command(name = "spoolway", version, help_template = TEMPLATE, max_term_width = 100)]
+#[command(before_help = "\
+Examples:
+  spoolway serve --sink file:orders.jsonl       consume messages into a file
+  spoolway send --type order '{\"id\":1}'         send one message
+  spoolway send --file events.jsonl             send a file of them, one JSON object a line
+  spoolway replay                               wait until the backlog is delivered
+  spoolway demo                                 watch it survive a kill -9")]
+#[command(after_help = "\
+Exit codes: 0 ok, 1 failed, 2 usage, 65 bad data, 66 file not found, 69 consumer unavailable,
+  74 I/O, 75 try again, 77 permission, 78 configuration, 130 interrupted, 143 terminated")]
+pub(crate) struct Args {
+    /// The consumer's socket
+    ///
+    /// Default: `spoolway-default.sock` in $SPOOLWAY_SOCKET_DIR, else in $XDG_RUNTIME_DIR/spoolway,
+    /// else in /run/spoolway, else beside the queue file: the first that this user can write to.
+    #[arg(long, global = true, env = "SPOOLWAY_SOCKET", value_name = "PATH")]
+    #[arg(hide_env_values = true, help_heading = "Global options")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The queue file
+    ///
+    /// Default: `queue.db` in $XDG_STATE_HOME/spoolway, else in ~/.local/state/spoolway, for root in
+    /// /var/lib/spoolway.
+    #[arg(long, global = true, env = "SPOOLWAY_DATABASE", value_name = "PATH")]
+    #[arg(hide_env_values = true, help_heading = "Global options")]
+    pub(crate) database: Option<PathBuf>,
+    /// Log more (-vv: even more); RUST_LOG wins
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(help_heading = "Global options")]
+    pub(crate) verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(Serve),
+    Send(Box<Send>),
+    Replay(Replay),
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    Cleanup(Cleanup),
+    Demo(Demo),
+}
+
+/// Run the consumer: take messages from the socket and the queue file, and hand them to a sink
+#[derive(Debug, clap::Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  spoolway serve                                messages to the standard output
+  spoolway serve --sink file:orders.jsonl       appended to a file, each synced before it counts")]
+pub(crate) struct Serve {
+    /// Where messages go, one JSON line each: `stdout` or `file:PATH`
+    #[arg(long, default_value = "stdout")]
+    pub(crate) sink: Sink,
+    /// What a commit to the queue file survives
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) durability: Survives,
+    /// How long processed messages stay in the queue file
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
+    pub(crate) retention: Duration,
+}
+
+/// Send one message, or a file of them
+#[derive(Debug, clap::Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  spoolway send --type order '{\"id\":1}'         one message
+  spoolway send --type order --key 7 < order.json
+  spoolway send --file events.jsonl             whole messages, one JSON object a line
+  tail -f events.jsonl | spoolway send          the same from the standard input")]
+pub(crate) struct Send {
+    /// The payload, any JSON (`-`: read it from the standard input); needs --type
+    pub(crate) payload: Option<String>,
+    /// The type of the one message
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) kind: Option<String>,
+    /// A file of whole messages, one JSON object a line (`-`: the standard input)
+    #[arg(long, value_name = "PATH", conflicts_with_all = [
+        "payload", "kind", "key", "topic", "id", "priority", "ttl", "sender", "recipient", "header",
+    ])]
+    pub(crate) file: Option<PathBuf>,
+    /// Messages of one key run in order
+    #[arg(long, requires = "kind")]
+    pub(crate) key: Option<String>,
+    /// The topic it is published under
+    #[arg(long, requires = "kind")]
+    pub(crate) topic: Option<String>,
+    /// Its id, for which it is taken once [default: a new UUID]
+    #[arg(long, requires = "kind")]
+    pub(crate) id: Option<String>,
+    /// 0 to 100, higher first [default: 50]
+    #[arg(long, requires = "kind")]
+    pub(crate) priority: Option<u8>,
+    /// How long it is worth processing
+    #[arg(long, requires = "kind", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// Who sends it
+    #[arg(long, requires = "kind")]
+    pub(crate) sender: Option<String>,
+    /// To whom it is directed
+    #[arg(long, requires = "kind")]
+    pub(crate) recipient: Option<String>,
+    /// A free header; may be given again
+    #[arg(long, requires = "kind", value_name = "NAME=VALUE", value_parser = parse_header)]
+    pub(crate) header: Vec<(String, String)>,
+    /// What to wait for: `received`, `stored` or `processed`
+    #[arg(long, default_value_t, value_name = "LEVEL")]
+    pub(crate) ack: AckLevel,
+    /// What a commit to the queue file survives
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) durability: Survives,
+    /// Messages a second, in bursts; for the demo
+    #[arg(long, hide = true)]
+    pub(crate) rate: Option<u32>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Wait until the running consumer has delivered the whole backlog
+#[derive(Debug, clap::Args)]
+pub(crate) struct Replay {
+    /// Give up after this long, with exit code 75 [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Look into the queue file
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    Stats(Stats),
+}
+
+/// Count what the queue file holds
+#[derive(Debug, clap::Args)]
+pub(crate) struct Stats {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Delete messages that were processed long enough ago
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cleanup {
+    /// Keep what was processed within this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
+    pub(crate) retention: Duration,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Kill a consumer mid-stream and count what arrives: real processes, real events
+#[derive(Debug, clap::Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  spoolway demo                                 1,707 earthquakes of one week, shipped with it
+  spoolway demo --input events.jsonl            your own messages, one JSON object a line")]
+pub(crate) struct Demo {
+    /// A file of whole messages, one JSON object a line, each with an id of its own or none
+    #[arg(long, value_name = "PATH")]
+    pub(crate) input: Option<PathBuf>,
+    /// The report as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a commit survives.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Survives {
+    /// Power loss
+    #[default]
+    Full,
+    /// The end of the process, not of the machine
+    Process,
+}
+
+impl From<Survives> for Durability {
+    fn from(survives: Survives) -> Self {
+        match survives {
+            Survives::Full => Self::Full,
+            Survives::Process => Self::Process,
+        }
+    }
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it as NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_file_and_one_message_exclude_each_other() {
+        let parse = |line: &str| Args::try_parse_from(line.split(' '));
+        assert!(parse("spoolway send --file x.jsonl").is_ok());
+        assert!(parse("spoolway send --type t 1 --key k --socket s").is_ok());
+        assert!(parse("spoolway send --file x.jsonl --type t").is_err());
+        assert!(parse("spoolway send --file x.jsonl --key k").is_err());
+    }
+}

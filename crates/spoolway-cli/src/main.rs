@@ -1,0 +1,74 @@
+//! The binary `spoolway`: arguments, tracing, one command, an exit code.
+
+mod args;
+mod commands;
+mod failure;
+mod output;
+mod paths;
+mod signals;
+mod units;
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Args, Command, QueueCommand};
+use crate::failure::Failure;
+use crate::paths::Places;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    trace(&args);
+    let code = match run(args) {
+        Ok(code) => code,
+        Err(failure) => {
+            output::tell(&failure);
+            failure.exit
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// Runs the command; the number is the exit code.
+fn run(args: Args) -> Result<u8, Failure> {
+    let quiet = args.quiet;
+    let places = || Places::find(args.socket.clone(), args.database.clone());
+    match args.command {
+        Command::Serve(serve) => asynchronous(commands::serve::run(places()?, serve, quiet)),
+        Command::Send(send) => asynchronous(commands::send::run(places()?, *send, quiet)),
+        Command::Replay(replay) => commands::replay::run(&places()?, &replay, quiet),
+        Command::Queue(QueueCommand::Stats(stats)) => commands::stats::run(&places()?, &stats),
+        Command::Cleanup(cleanup) => commands::cleanup::run(&places()?, &cleanup),
+        Command::Demo(demo) => asynchronous(commands::demo::run(demo)),
+    }
+}
+
+fn asynchronous(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("cannot start the runtime", &error))?;
+    runtime.block_on(command)
+}
+
+/// Logs go to the standard error stream. `RUST_LOG` wins over `-v` and `-q`.
+fn trace(args: &Args) {
+    // `send` says itself what became of each message; the client's log would say it again.
+    let default = match (args.quiet, args.verbose, &args.command) {
+        (true, ..) => "error",
+        (_, 0, Command::Send(_)) => "off",
+        (_, 0, _) => "warn",
+        (_, 1, _) => "info",
+        (_, 2, _) => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colours)
+        .init();
+}
