@@ -19,6 +19,8 @@ const RTT_COUNT: u64 = 40_000;
 const STREAM_COUNT: u64 = 600_000;
 const DRAIN_COUNT: u64 = 200_000;
 const KILLS: u64 = 100;
+/// Bytes of a message's frame.
+const FRAME: usize = 204;
 /// Bytes of the answer that the bare echo sends: an `ack` of one number.
 const ANSWER: usize = 36;
 
@@ -63,14 +65,8 @@ async fn consumer(dir: &Path) {
 async fn echo(dir: &Path) {
     let listener = UnixListener::bind(dir.join("echo.sock")).expect("a socket");
     let (mut stream, _) = listener.accept().await.expect("a connection");
-    let (mut length, answer) = ([0; 4], [b'x'; ANSWER]);
-    let mut body = vec![0; 4_096];
-    while stream.read_exact(&mut length).await.is_ok() {
-        let length = u32::from_be_bytes(length) as usize;
-        stream
-            .read_exact(&mut body[..length])
-            .await
-            .expect("a body");
+    let (mut frame, answer) = ([0; FRAME], [b'x'; ANSWER]);
+    while stream.read_exact(&mut frame).await.is_ok() {
         stream.write_all(&answer).await.expect("a reader");
     }
 }
@@ -86,15 +82,12 @@ impl Side {
             .stdin(Stdio::null())
             .spawn();
         let side = Self(child.expect("this program"));
-        let socket = dir.join(if what == "echo" {
-            "echo.sock"
-        } else {
-            "s.sock"
-        });
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            if what == "echo" && socket.exists() {
-                break;
-            }
+        // The echo takes one connection only, so it is not tried here.
+        let is_up = || match what {
+            "echo" => dir.join("echo.sock").exists(),
+            _ => std::os::unix::net::UnixStream::connect(dir.join("s.sock")).is_ok(),
+        };
+        while !is_up() {
             std::thread::sleep(Duration::from_micros(200));
         }
         side
@@ -158,8 +151,7 @@ async fn bare_rtt(dir: &Path) -> Histogram<u64> {
             break stream;
         }
     };
-    let mut frame = vec![b'x'; 204];
-    frame[..4].copy_from_slice(&200_u32.to_be_bytes());
+    let frame = [b'x'; FRAME];
     let mut answer = [0; ANSWER];
     let mut times = histogram();
     for n in 0..RTT_COUNT + 1_000 {

@@ -269,6 +269,9 @@ impl Core {
                     // The route writes only what it holds, and numbers count frames.
                     let body = self.route.body(n).expect("a written message is unsettled");
                     put_frame(&mut self.out, |out| body.message.encode(out));
+                    if let Some(link) = &mut self.link {
+                        link.framed(n, &self.out);
+                    }
                 }
                 Action::Seen { ranges, queue, err } => {
                     ProducerOp::Seen { ranges, queue, err }.put(&mut self.out);

@@ -1,5 +1,6 @@
 //! One connection to the consumer: bytes in, ops out.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -23,6 +24,10 @@ pub(crate) struct Link {
     blocked: bool,
     /// A write failed: what is there to be read is the last.
     broken: bool,
+    /// Bytes the kernel took.
+    taken: usize,
+    /// The messages it has not taken whole, and where in the stream they end.
+    untaken: VecDeque<(u64, usize)>,
 }
 
 /// What a read brought.
@@ -42,7 +47,20 @@ impl Link {
             inbox: BytesMut::new(),
             blocked: false,
             broken: false,
+            taken: 0,
+            untaken: VecDeque::new(),
         }
+    }
+
+    /// The frame of message `n` is the last `out` holds.
+    pub(crate) fn framed(&mut self, n: u64, out: &BytesMut) {
+        self.untaken.push_back((n, self.taken + out.len()));
+    }
+
+    /// The messages that no consumer can have, since the kernel did not take them whole.
+    pub(crate) fn unsent(&self) -> Vec<u64> {
+        let unsent = self.untaken.iter().filter(|(_, end)| *end > self.taken);
+        unsent.map(|(n, _)| *n).collect()
     }
 
     /// What to wait for readiness on.
@@ -110,10 +128,14 @@ impl Link {
         }
         while !out.is_empty() && !self.blocked {
             match self.stream.try_write(out) {
-                Ok(n) => out.advance(n),
+                Ok(n) => {
+                    self.taken += n;
+                    out.advance(n);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
+                    self.untaken.retain(|(_, end)| *end > self.taken);
                     return true;
                 }
                 Err(_) => {
@@ -122,6 +144,9 @@ impl Link {
                     return true;
                 }
             }
+        }
+        if out.is_empty() && !self.broken {
+            self.untaken.clear();
         }
         false
     }

@@ -331,7 +331,7 @@ impl<T> Route<T> {
                 }
             }
             Event::Faulted { code, message, n } => self.faulted(now, code, message, n),
-            Event::Closed => self.closed(now),
+            Event::Closed { unsent } => self.closed(now, &unsent),
             Event::Appeared => match self.link {
                 Link::Down { .. } => self.dial(now, None),
                 Link::Holding { until, .. } => self.dial(now, Some(until)),

@@ -139,7 +139,7 @@ impl World {
         };
         self.close_producer_end(conn);
         self.producers[index].conn = None;
-        self.tell_producer(index, sender, Event::Closed);
+        self.tell_producer(index, sender, Event::Closed { unsent: Vec::new() });
     }
 
     /// The process whose current connection this is.

@@ -19,11 +19,12 @@ impl Core {
                 }
                 Read::Nothing => return,
                 Read::End => {
+                    let unsent = link.unsent();
                     self.link = None;
                     self.turns += 1;
                     self.out.clear();
                     self.reason.get_or_insert(SocketReason::Closed);
-                    self.on(now, Event::Closed);
+                    self.on(now, Event::Closed { unsent });
                     self.opened();
                 }
             }

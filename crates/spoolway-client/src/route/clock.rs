@@ -33,7 +33,7 @@ impl<T> Route<T> {
                 let gone = up.hold_until.is_some_and(|until| now >= until);
                 if up.in_flight > 0 && silent || gone {
                     self.actions.push_back(Action::HangUp);
-                    self.closed(now);
+                    self.closed(now, &[]);
                 } else if up.in_flight > 0 && now >= up.ping_at {
                     up.ping_at = now + self.config.ping_every;
                     self.actions.push_back(Action::Ping);

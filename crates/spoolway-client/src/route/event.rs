@@ -71,7 +71,10 @@ pub enum Event {
         n: Option<u64>,
     },
     /// The connection is over; everything that could be read from it was.
-    Closed,
+    Closed {
+        /// Messages whose `Write` never left this process whole, so that nobody can have taken them.
+        unsent: Vec<u64>,
+    },
     /// The socket file appeared: dial now.
     Appeared,
     /// A group was committed to the queue file; one result a number, in its order.

@@ -96,12 +96,14 @@ impl<T> Route<T> {
         }
     }
 
-    pub(super) fn closed(&mut self, now: Instant) {
+    pub(super) fn closed(&mut self, now: Instant, unsent: &[u64]) {
         match &self.link {
             Link::Up(up) => {
                 let goodbye = up.hold_until;
-                self.unwrite();
-                let grace = self.entries.front().map(|_| now + self.config.resume_grace);
+                self.unwrite(unsent);
+                // Only what may have been taken is worth the wait.
+                let doubtful = self.entries.iter().any(|entry| entry.doubtful);
+                let grace = doubtful.then(|| now + self.config.resume_grace);
                 match goodbye.max(grace) {
                     Some(until) if until > now => self.dial(now, Some(until)),
                     _ => self.give_up(now),
@@ -127,7 +129,7 @@ impl<T> Route<T> {
         }
         self.actions.push_back(Action::HangUp);
         let named = n.and_then(|n| self.written(n));
-        self.unwrite();
+        self.unwrite(&[]);
         if matches!(code, Code::PairReused | Code::StaleEpoch) {
             self.producer = ProducerId::from_u128(self.rng.random());
             self.epoch = Epoch::default();
@@ -167,17 +169,21 @@ impl<T> Route<T> {
         if !matches!(self.link, Link::Abandoned) {
             self.seen();
             self.actions.push_back(Action::HangUp);
-            self.unwrite();
+            self.unwrite(&[]);
             self.epoch = self.epoch.next();
             self.link = Link::Abandoned;
             self.spool_at = None;
         }
     }
 
-    /// What was written and not answered waits again, as sent.
-    pub(super) fn unwrite(&mut self) {
+    /// What was written and not answered waits again, as sent; `unsent` never left this process.
+    pub(super) fn unwrite(&mut self, unsent: &[u64]) {
         for entry in &mut self.entries {
-            entry.doubtful |= entry.step == Step::Written;
+            if unsent.contains(&entry.n) {
+                entry.sent = entry.doubtful;
+            } else {
+                entry.doubtful |= entry.step == Step::Written;
+            }
             if matches!(entry.step, Step::Written | Step::Resting(_)) {
                 entry.step = Step::Waiting;
             }

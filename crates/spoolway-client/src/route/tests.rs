@@ -169,7 +169,7 @@ fn states() -> Vec<(&'static str, fn() -> Bench)> {
         ("holding", || {
             let mut bench = Bench::up();
             bench.send(false);
-            bench.on(Event::Closed);
+            bench.on(Event::Closed { unsent: vec![] });
             bench.on(Event::Refused);
             bench
         }),
@@ -235,7 +235,7 @@ fn events() -> Vec<(&'static str, fn() -> Event)> {
             message: "bad".into(),
             n: Some(1),
         }),
-        ("closed", || Event::Closed),
+        ("closed", || Event::Closed { unsent: vec![] }),
         ("appeared", || Event::Appeared),
         ("spooled", || Event::Spooled {
             group: 1,
@@ -315,7 +315,7 @@ fn unanswered_messages_are_resent_in_order_when_the_consumer_is_back_in_time() {
     let mut bench = Bench::up();
     (0..3).for_each(|_| drop(bench.send(true)));
     bench.on(acked([2]));
-    assert_eq!(bench.on(Event::Closed), ["dial"]);
+    assert_eq!(bench.on(Event::Closed { unsent: vec![] }), ["dial"]);
     assert_eq!(bench.on(Event::Connected), ["hello e2 first 1 fresh 4"]);
     assert_eq!(bench.on(greeted(8)), ["write 1", "at 3", "write 3"]);
 }
@@ -325,7 +325,7 @@ fn unanswered_messages_are_stored_oldest_first_when_the_grace_ends() {
     let mut bench = Bench::up();
     (0..3).for_each(|_| drop(bench.send(true)));
     bench.on(acked([2]));
-    bench.on(Event::Closed);
+    bench.on(Event::Closed { unsent: vec![] });
     bench.on(Event::Refused);
     assert_eq!(
         bench.send(true),
@@ -336,6 +336,20 @@ fn unanswered_messages_are_stored_oldest_first_when_the_grace_ends() {
         bench.after(251 * MS),
         ["spool g1 e2 [1, 3, 4]"],
         "under a new epoch"
+    );
+}
+
+#[test]
+fn a_message_that_never_left_the_process_does_not_wait_for_a_resume() {
+    let mut bench = Bench::up();
+    bench.send(true);
+    let actions = bench.on(Event::Closed { unsent: vec![1] });
+    assert_eq!(actions, ["spool g1 e2 [1]"]);
+    let given_back = bench.on(Event::SpoolFailed { group: 1 });
+    assert_eq!(
+        given_back,
+        ["settle 1 NotTaken(Spool)"],
+        "nobody can have it"
     );
 }
 
@@ -369,7 +383,7 @@ fn nothing_is_written_past_a_number_that_is_on_its_way_to_the_file() {
 fn hello_waits_for_the_commit_of_what_was_sent_before() {
     let mut bench = Bench::up();
     bench.send(false);
-    bench.on(Event::Closed);
+    bench.on(Event::Closed { unsent: vec![] });
     bench.on(Event::Refused);
     assert_eq!(bench.after(251 * MS), ["spool g1 e2 [1]"]);
     assert_eq!(bench.on(Event::Appeared), ["dial"]);
@@ -382,7 +396,7 @@ fn hello_waits_for_the_commit_of_what_was_sent_before() {
 fn a_hello_that_is_not_answered_in_time_is_abandoned_and_the_epoch_rises() {
     let mut bench = Bench::up();
     bench.send(false);
-    bench.on(Event::Closed);
+    bench.on(Event::Closed { unsent: vec![] });
     assert_eq!(bench.on(Event::Connected), ["hello e2 first 1 fresh 2"]);
     assert_eq!(bench.after(251 * MS), ["hang up", "spool g1 e3 [1]"]);
 }
@@ -433,7 +447,7 @@ fn after_a_goodbye_messages_wait_and_are_resumed_without_the_file() {
     bench.on(Event::Goodbye { hold: 2_000 * MS });
     assert_eq!(bench.send(false), Vec::<String>::new());
     bench.on(acked([1]));
-    assert_eq!(bench.on(Event::Closed), ["dial"]);
+    assert_eq!(bench.on(Event::Closed { unsent: vec![] }), ["dial"]);
     bench.on(Event::Refused);
     assert_eq!(bench.after(1_500 * MS), ["dial"]);
     assert_eq!(bench.on(Event::Connected), ["hello e2 first 2 fresh 2"]);
@@ -461,7 +475,7 @@ fn a_refused_message_rests_and_is_sent_again_before_newer_ones() {
 fn a_failed_commit_gives_back_what_nobody_can_have_and_keeps_the_rest() {
     let mut bench = Bench::up();
     bench.send(false);
-    bench.on(Event::Closed);
+    bench.on(Event::Closed { unsent: vec![] });
     bench.on(Event::Refused);
     bench.after(251 * MS);
     bench.send(false);
