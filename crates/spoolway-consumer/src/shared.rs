@@ -367,7 +367,9 @@ impl Counts {
     fn count(&self, finish: &Finish) {
         match finish {
             Finish::Done => self.processed.fetch_add(1, Ordering::Relaxed),
-            Finish::Failed(_) => self.failed.fetch_add(1, Ordering::Relaxed),
+            Finish::Failed(_) | Finish::Unavailable(_) => {
+                self.failed.fetch_add(1, Ordering::Relaxed)
+            }
             Finish::Rejected { .. } => 0,
         };
     }

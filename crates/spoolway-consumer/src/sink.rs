@@ -214,7 +214,10 @@ fn run(target: &mut dyn Target, waiting: &Receiver<SinkJob>, ended: &dyn Fn(Tick
         let failed = written.as_ref().err().map(|error| format!("sink: {error}"));
         health.noted(written);
         for ticket in tickets.drain(..) {
-            ended(ticket, failed.clone().map_or(Finish::Done, Finish::Failed));
+            ended(
+                ticket,
+                failed.clone().map_or(Finish::Done, Finish::Unavailable),
+            );
         }
         lines.clear();
     }

@@ -493,7 +493,10 @@ impl World {
             return self.kill_consumer();
         }
         let finish = if self.rng.random_bool(self.options.fail_share) {
-            Finish::Failed("it failed".to_owned())
+            match self.rng.random_bool(0.3) {
+                true => Finish::Unavailable("not there".to_owned()),
+                false => Finish::Failed("it failed".to_owned()),
+            }
         } else {
             self.ledger.done(id, run, &self.file);
             Finish::Done

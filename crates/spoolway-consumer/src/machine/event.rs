@@ -128,6 +128,8 @@ pub enum Finish {
     Done,
     /// It failed; the message is tried again, or dead after its attempts.
     Failed(String),
+    /// What it needs is not there now: tried again later, and no attempt is counted.
+    Unavailable(String),
     /// It will never work: dead at once, with this reason.
     Rejected {
         /// A word for it, such as `no_route`.

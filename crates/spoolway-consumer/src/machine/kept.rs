@@ -119,14 +119,23 @@ impl Machine {
                     self.recent.drop_kept(&kept);
                 }
             }
-            // Answered `received` and still in memory: its outcome will interest nobody.
-            while let Some((n, ticket)) = producer.pending.range(first..=last).next() {
-                let (n, ticket) = (*n, *ticket);
-                producer.pending.remove(&n);
-                if let Some(entry) = self.entries.get_mut(&ticket) {
-                    entry
-                        .pairs
-                        .retain(|pair| (pair.producer, pair.n) != (id, n));
+            // Answered `received` and still in memory: its outcome will interest nobody. What was not answered
+            // cannot have been seen.
+            let pending: Vec<(u64, Ticket)> = producer
+                .pending
+                .range(first..=last)
+                .map(|(n, ticket)| (*n, *ticket))
+                .collect();
+            for (n, ticket) in pending {
+                let Some(entry) = self.entries.get_mut(&ticket) else {
+                    continue;
+                };
+                let before = entry.pairs.len();
+                entry
+                    .pairs
+                    .retain(|pair| (pair.producer, pair.n) != (id, n) || !pair.answered);
+                if entry.pairs.len() < before {
+                    producer.pending.remove(&n);
                 }
             }
         }

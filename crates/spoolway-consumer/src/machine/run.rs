@@ -107,12 +107,15 @@ impl Machine {
             self.suspect = None;
         } else {
             self.running -= 1;
-            entry.attempts += 1;
+            entry.attempts += u32::from(!matches!(finish, Finish::Unavailable(_)));
         }
         entry.suspect = false;
         match finish {
             Finish::Done => self.done(ticket),
-            Finish::Failed(error) => self.failed(ticket, error),
+            Finish::Failed(error) if entry.attempts >= self.config.attempts_max => {
+                self.bury(ticket, "attempts", Some(error));
+            }
+            Finish::Failed(error) | Finish::Unavailable(error) => self.put_off(ticket, error),
             Finish::Rejected { reason, error } => self.bury(ticket, &reason, error),
         }
     }
@@ -141,13 +144,10 @@ impl Machine {
     }
 
     /// Tries again later, from the file; what is behind it in its lane goes there with it.
-    fn failed(&mut self, ticket: Ticket, error: String) {
+    fn put_off(&mut self, ticket: Ticket, error: String) {
         let Some(entry) = self.entries.get_mut(&ticket) else {
             return;
         };
-        if entry.attempts >= self.config.attempts_max {
-            return self.bury(ticket, "attempts", Some(error));
-        }
         entry.step = Step::Leaving;
         let attempts = entry.attempts;
         let due = Due::In(self.config.retry_delay);

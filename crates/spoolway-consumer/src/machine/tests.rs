@@ -391,6 +391,9 @@ fn events() -> Vec<Do> {
         ("commit failed", Bench::commit_fails),
         ("done", |bench| bench.finish(Finish::Done)),
         ("failed", |bench| bench.finish(Finish::Failed("no".into()))),
+        ("unavailable", |bench| {
+            bench.finish(Finish::Unavailable("no".into()))
+        }),
         ("rejected", |bench| {
             bench.finish(Finish::Rejected {
                 reason: "no_route".into(),
