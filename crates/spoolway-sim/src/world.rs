@@ -94,6 +94,10 @@ pub(crate) enum Happening {
     },
     Starts,
     Resumes,
+    /// The consumer comes to what a connection brought while it was stopped.
+    IsRead {
+        conn: ConnId,
+    },
     Fault(Fault),
     DiskHasRoom,
 }
@@ -143,6 +147,8 @@ pub(crate) struct World {
     pub(crate) sent: u64,
     /// What waits for a stopped consumer.
     frozen: VecDeque<Happening>,
+    /// What connections brought meanwhile, until they are read.
+    unread: BTreeMap<ConnId, VecDeque<Happening>>,
     stopped: bool,
     pub(crate) calm: bool,
 }
@@ -183,6 +189,7 @@ impl World {
             next_sender: 1,
             sent: 0,
             frozen: VecDeque::new(),
+            unread: BTreeMap::new(),
             stopped: false,
             calm: false,
             options,
@@ -274,6 +281,13 @@ impl World {
             self.frozen.push_back(happening);
             return;
         }
+        if let Some(unread) = happening
+            .connection()
+            .and_then(|conn| self.unread.get_mut(&conn))
+        {
+            unread.push_back(happening);
+            return;
+        }
         match happening {
             Happening::Sends(producer) => self.producer_sends(producer),
             Happening::ToProducer { conn, event } => self.producer_hears(conn, event),
@@ -298,6 +312,7 @@ impl World {
             Happening::HaltIsDue { run } => self.halt_is_due(run),
             Happening::Starts => self.start_consumer(),
             Happening::Resumes => self.resumes(),
+            Happening::IsRead { conn } => self.is_read(conn),
             Happening::Fault(fault) => self.fault(fault),
             Happening::DiskHasRoom => self.disk_full = false,
         }
@@ -347,9 +362,24 @@ impl World {
         self.schedule_fault(fault);
     }
 
+    /// What waited is met in the order of each connection, and the connections are read sooner or later: rows that
+    /// were written meanwhile may be read before.
     fn resumes(&mut self) {
         self.stopped = false;
         for happening in std::mem::take(&mut self.frozen) {
+            match happening.connection() {
+                Some(conn) if !self.unread.contains_key(&conn) => {
+                    self.unread.insert(conn, VecDeque::from([happening]));
+                    let wait = self.between(Duration::ZERO, Duration::from_millis(30));
+                    self.schedule(wait, Happening::IsRead { conn });
+                }
+                _ => self.happen(happening),
+            }
+        }
+    }
+
+    fn is_read(&mut self, conn: ConnId) {
+        for happening in self.unread.remove(&conn).unwrap_or_default() {
             self.happen(happening);
         }
     }
@@ -357,12 +387,8 @@ impl World {
     /// A killed process is not stopped any more, and nothing reaches it.
     pub(crate) fn thaw(&mut self) {
         self.stopped = false;
-        let frozen = std::mem::take(&mut self.frozen);
-        for happening in frozen {
-            if matches!(happening, Happening::ConsumerClosed { .. }) {
-                continue;
-            }
-        }
+        self.frozen.clear();
+        self.unread.clear();
     }
 
     fn cut(&mut self) {
@@ -508,6 +534,14 @@ impl World {
 }
 
 impl Happening {
+    /// The connection that brings it to the consumer.
+    fn connection(&self) -> Option<ConnId> {
+        match self {
+            Self::ToConsumer { conn, .. } | Self::ConsumerClosed { conn } => Some(*conn),
+            _ => None,
+        }
+    }
+
     fn is_in_consumer(&self) -> bool {
         matches!(
             self,
@@ -519,6 +553,7 @@ impl Happening {
                 | Self::CommitApplies { .. }
                 | Self::ConsumerTick { .. }
                 | Self::HaltIsDue { .. }
+                | Self::IsRead { .. }
         )
     }
 }
