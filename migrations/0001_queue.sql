@@ -60,24 +60,37 @@ CREATE TABLE claim (
     claimed_at INTEGER NOT NULL  -- ms since the epoch
 );
 
--- What the consumer knows of each producer, across its own restarts.
+-- What is known of each producer, across restarts of the consumer.
 CREATE TABLE producer (
     producer   TEXT    PRIMARY KEY,          -- UUID
-    epoch      INTEGER NOT NULL,             -- the highest seen
-    instance   TEXT    NOT NULL,             -- UUID of the consumer's run that wrote this
-    watermark  INTEGER NOT NULL DEFAULT 0,   -- the highest sequence seen
-    sent       INTEGER NOT NULL DEFAULT 0,   -- counts of messages
-    by_socket  INTEGER NOT NULL DEFAULT 0,
-    by_queue   INTEGER NOT NULL DEFAULT 0,
-    processed  INTEGER NOT NULL DEFAULT 0,
-    stored     INTEGER NOT NULL DEFAULT 0,
-    dead       INTEGER NOT NULL DEFAULT 0,
-    err        INTEGER NOT NULL DEFAULT 0,   -- sends that returned Err
-    kept       TEXT,                         -- JSON of outcomes the producer has not confirmed; NULL: none
+    epoch      INTEGER NOT NULL DEFAULT 0,   -- the highest seen
+    instance   TEXT,                         -- UUID of the consumer's run that saved this; NULL: none has
+    sent       INTEGER NOT NULL DEFAULT 0,   -- the highest sequence seen
+    by_socket  INTEGER NOT NULL DEFAULT 0,   -- answered over the socket, by the producer's word
+    answered   INTEGER NOT NULL DEFAULT 0,   -- answered so by a consumer that remembers it
+    by_word    INTEGER NOT NULL DEFAULT 0,   -- of by_socket: by a consumer that was killed since
+    err        INTEGER NOT NULL DEFAULT 0,   -- sends that returned Err and left nothing anywhere
+    unheard    INTEGER NOT NULL DEFAULT 0,   -- spooled by the producer's word, but never into this file
+    missing    INTEGER NOT NULL DEFAULT 0,   -- settled by the producer's word, and nobody knows how
+    -- Counted with its rows, in the commits that make and settle them.
+    by_queue   INTEGER NOT NULL DEFAULT 0,   -- rows it made
+    stored     INTEGER NOT NULL DEFAULT 0,   -- rows the consumer made of what came over the socket
+    processed  INTEGER NOT NULL DEFAULT 0,   -- of both, those processed, and copies of what was
+    dead       INTEGER NOT NULL DEFAULT 0,   -- of both, those that became dead letters
+    since      INTEGER NOT NULL,             -- ms since the epoch: first heard of
     updated_at INTEGER NOT NULL              -- ms since the epoch
 ) WITHOUT ROWID;
 
-CREATE INDEX producer_kept ON producer (producer) WHERE kept IS NOT NULL;
+-- Outcomes of messages without a row that their producers have not confirmed.
+CREATE TABLE outcome (
+    producer   TEXT    NOT NULL,
+    sequence   INTEGER NOT NULL,
+    message_id TEXT    NOT NULL,
+    crc        INTEGER NOT NULL,
+    outcome    TEXT    NOT NULL, -- processed, stored, dead, received
+    reason     TEXT,             -- why it is dead
+    PRIMARY KEY (producer, sequence)
+) WITHOUT ROWID;
 
 -- Keys stopped by a dead letter (on_dead = hold).
 CREATE TABLE held_key (

@@ -15,6 +15,7 @@ pub struct Builder {
     pub(crate) config: ConsumerConfig,
     pub(crate) handlers: Handlers,
     pub(crate) sink: Option<Sink>,
+    pub(crate) standby: bool,
 }
 
 impl Builder {
@@ -25,6 +26,7 @@ impl Builder {
             config: ConsumerConfig::default(),
             handlers: Handlers::default(),
             sink: None,
+            standby: false,
         }
     }
 
@@ -73,6 +75,16 @@ impl Builder {
     /// Sets everything else.
     pub fn config(mut self, config: ConsumerConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Waits for the consumer that owns the socket and the queue file to end, and takes over at once; by default a
+    /// second consumer is refused.
+    ///
+    /// [`Builder::build`] waits then; a future of it that is dropped leaves a thread behind which waits on and gives
+    /// up what it gets.
+    pub fn standby(mut self, standby: bool) -> Self {
+        self.standby = standby;
         self
     }
 

@@ -354,6 +354,7 @@ impl Connection {
                 self.said = true;
             }
             ProducerOp::Pong => {}
+            ProducerOp::Save => events.push(Event::Save { save: conn }),
         }
     }
 

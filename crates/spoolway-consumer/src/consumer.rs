@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use spoolway_proto::{InstanceId, MessageId, Outcome};
 use spoolway_queue::{
-    ConsumerLock, ProducerRecord, QueueError, QueueOptions, Role, SqliteQueue, Watch, Write,
-    side_file,
+    ConsumerLock, QueueError, QueueOptions, Role, SqliteQueue, Watch, Write, side_file,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use crate::accept::Acceptor;
 use crate::handler::Handlers;
-use crate::machine::{Event, Machine};
+use crate::machine::{Event, Machine, Start};
 use crate::shared::{Parts, Shared, now};
 use crate::shutdown::{finish, leave};
 use crate::sink::{OpenSink, SinkThread};
@@ -29,7 +28,7 @@ pub struct Consumer {
     queue: SqliteQueue,
     config: ConsumerConfig,
     instance: InstanceId,
-    producers: Vec<ProducerRecord>,
+    start: Start,
     handlers: Handlers,
     sink: Option<OpenSink>,
 }
@@ -68,10 +67,11 @@ impl Consumer {
                 config,
                 handlers,
                 sink,
+                standby,
             } = builder;
-            let socket = SocketLock::acquire(&socket)?;
+            let socket = SocketLock::acquire(&socket, standby)?;
             // Before the file is opened, which may bring it up to date.
-            let queue_lock = ConsumerLock::acquire(&side_file(&queue, ".lock"))?;
+            let queue_lock = lock(&side_file(&queue, ".lock"), standby)?;
             let options = QueueOptions {
                 role: Role::Consumer,
                 durability: config.durability,
@@ -80,12 +80,18 @@ impl Consumer {
             };
             let queue = SqliteQueue::open(&queue, options)?;
             let instance = InstanceId::from_u128(uuid::Uuid::new_v4().as_u128());
-            queue.take_over(instance, &queue_lock)?;
+            let taken = queue.take_over(instance, &queue_lock)?;
             let mut sink = sink.map(|sink| sink.open()).transpose()?;
             if let Some(sink) = &mut sink {
                 settle(&queue, std::mem::take(&mut sink.recovered))?;
             }
-            let producers = queue.producers_with_kept()?;
+            let held = queue.held_keys()?;
+            let start = Start {
+                instance,
+                last: taken.last_owner.filter(|_| taken.clean),
+                held: held.into_iter().map(|held| held.key).collect(),
+                generation: queue.generation(),
+            };
             // Last, so that who connects finds a consumer that is ready.
             let socket = socket.bind()?;
             tracing::info!(%instance, "listening on {}", socket.path().display());
@@ -95,7 +101,7 @@ impl Consumer {
                 queue,
                 config,
                 instance,
-                producers,
+                start,
                 handlers,
                 sink,
             })
@@ -134,7 +140,7 @@ impl Consumer {
             queue,
             config,
             instance,
-            producers,
+            start,
             handlers,
             sink,
         } = self;
@@ -142,9 +148,11 @@ impl Consumer {
         let (faults, mut faulty) = mpsc::unbounded_channel();
         let listener = socket.listener()?;
         let sink = sink.map(|sink| start_sink(sink, &inbox)).transpose()?;
-        let machine = Machine::new(now(), config.machine.clone(), instance, producers);
+        let generation = start.generation;
+        let machine = Machine::new(now(), config.machine.clone(), start);
         let parts = Parts {
             machine,
+            generation,
             queue,
             config,
             instance,
@@ -194,6 +202,15 @@ impl Consumer {
         };
         tracing::info!(?summary, "stopped");
         Ok(summary)
+    }
+}
+
+/// Takes a lock, or waits until its owner is gone.
+pub(crate) fn lock(side_file: &Path, standby: bool) -> Result<ConsumerLock, QueueError> {
+    if standby {
+        ConsumerLock::wait(side_file)
+    } else {
+        ConsumerLock::acquire(side_file)
     }
 }
 

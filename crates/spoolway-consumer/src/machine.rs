@@ -22,8 +22,10 @@
 //! - a numbered message is in exactly one of a producer's `pending` and `kept`.
 
 mod arrive;
+mod audit;
 mod commit;
 mod event;
+mod held;
 mod kept;
 mod lane;
 mod reads;
@@ -37,13 +39,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spoolway_proto::{
-    AckLevel, InstanceId, Key, Message, MessageId, Outcome, ProducerId, Timestamp,
+    AckLevel, InstanceId, Key, Message, MessageId, Outcome, ProducerHello, ProducerId, Timestamp,
 };
-use spoolway_queue::{Cursor, ProducerRecord, Write};
+use spoolway_queue::{Cursor, Write};
 
 pub use event::{Action, BatchId, ConnId, Event, Finish, Ticket};
 
 use commit::{Batch, Doing};
+use held::Held;
 use kept::{Producer, Recent};
 use lane::Lane;
 use reads::Reads;
@@ -75,8 +78,53 @@ pub struct MachineConfig {
     pub commit_retry: Duration,
     /// How long a producer without a connection stays in memory. Default 60 s.
     pub forget_after: Duration,
+    /// Producers without a connection that stay in memory at most. Default 1,000.
+    pub gone_max: usize,
     /// Ids of processed messages remembered for senders that say no hello. Default 10,000.
     pub recent_max: usize,
+    /// Slots that rows of the file may take at most, so that a backlog of slow messages leaves room for what comes
+    /// over the socket. Where both wait, they take turns. Default 48 of 64.
+    pub backlog_slots: usize,
+    /// What survives the consumer of the outcomes it has answered. Default [`Dedup::Memory`].
+    pub dedup: Dedup,
+    /// What a dead letter means for the messages of its key behind it. Default [`OnDead::Continue`].
+    pub on_dead: OnDead,
+    /// Keys that may be stopped at a time; with more, a dead letter steps aside. Default 10,000.
+    pub held_max: usize,
+}
+
+/// What survives a consumer that is killed of the outcomes it has answered.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Dedup {
+    /// Nothing: a message whose handler succeeded may run again if its answer was not seen, at most a window of each
+    /// producer. The fast path writes nothing.
+    #[default]
+    Memory,
+    /// All: each outcome is committed to the queue file, in groups, before it is answered.
+    Durable,
+}
+
+/// What a dead letter means for the messages of its key behind it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnDead {
+    /// It steps aside, and the next one runs.
+    #[default]
+    Continue,
+    /// Its key is stopped, and what comes is stored behind it, until the key is released.
+    Hold,
+}
+
+/// What a machine knows when it starts.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// This run of the consumer.
+    pub instance: InstanceId,
+    /// The run before, if it ended in order: what it saved of producers is all there was.
+    pub last: Option<InstanceId>,
+    /// The keys that are stopped.
+    pub held: Vec<Key>,
+    /// `Page::generation` of the file that was taken over.
+    pub generation: u64,
 }
 
 impl Default for MachineConfig {
@@ -94,7 +142,12 @@ impl Default for MachineConfig {
             retry_delay: Duration::from_secs(5),
             commit_retry: Duration::from_secs(1),
             forget_after: Duration::from_secs(60),
+            gone_max: 1_000,
             recent_max: 10_000,
+            backlog_slots: 48,
+            dedup: Dedup::default(),
+            on_dead: OnDead::default(),
+            held_max: 10_000,
         }
     }
 }
@@ -120,6 +173,7 @@ const PASSED_MAX: usize = 10_000;
 pub struct Machine {
     config: MachineConfig,
     instance: InstanceId,
+    last: Option<InstanceId>,
     now: Now,
     conns: BTreeMap<ConnId, Conn>,
     producers: HashMap<ProducerId, Producer>,
@@ -129,12 +183,18 @@ pub struct Machine {
     by_row: HashMap<i64, Ticket>,
     lanes: HashMap<Key, Lane>,
     next_ticket: Ticket,
-    /// Messages whose turn it is, waiting for a slot.
+    /// Messages from the socket whose turn it is, waiting for a slot.
     ready: VecDeque<Ticket>,
+    /// The same, of rows of the file.
+    ready_rows: VecDeque<Ticket>,
+    /// Whether a row was started last: where both wait, they take turns.
+    row_was_last: bool,
     /// Suspects whose turn it is: one runs at a time.
     suspects: VecDeque<Ticket>,
     suspect: Option<Ticket>,
     running: usize,
+    /// Of those, the ones that were started as rows.
+    running_rows: usize,
     /// When to answer what is not settled by then; the wait is the same for all, so the queue is in order.
     holds: VecDeque<(Instant, Ticket)>,
     /// Messages that wait in memory for their next attempt.
@@ -154,6 +214,7 @@ pub struct Machine {
     reads: Reads,
     /// Keys whose lookup failed.
     unread: Vec<Key>,
+    held: Held,
     draining: bool,
     actions: VecDeque<Action>,
 }
@@ -176,15 +237,17 @@ struct Greeted {
     /// The number of the next message.
     next: u64,
     window: u32,
-    /// The window that is enforced: a smaller one takes hold as answers go out.
-    limit: u32,
-    unanswered: u32,
+    /// Messages that came on it, and how many of them were answered.
+    came: u64,
+    answered: u64,
+    /// So many may come under a window that was larger: its peer may not have heard of the new one yet.
+    may_come: u64,
     bytes: u64,
 }
 
 #[derive(Debug)]
 struct Asking {
-    hello: Option<(ConnId, spoolway_proto::ProducerHello)>,
+    hello: Option<(ConnId, ProducerHello)>,
     version: u64,
 }
 
@@ -229,6 +292,8 @@ struct Entry {
     attempts: u32,
     delivery: u32,
     step: Step,
+    /// Started as a row: it counts against `backlog_slots`.
+    as_row: bool,
     /// A row for it is being committed while it runs.
     storing: bool,
     /// How its handler ended while that commit was under way.
@@ -243,6 +308,8 @@ struct Pair {
     bytes: u64,
     /// Answered `received`: nothing more is owed.
     answered: bool,
+    /// Counted by the audit already, or not to be: the producer spooled it.
+    counted: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -268,20 +335,31 @@ enum Step {
     Burying,
 }
 
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Asking => "Asking",
+            Self::Claiming => "Claiming",
+            Self::Waiting => "Waiting",
+            Self::Ready => "Ready",
+            Self::Delayed(_) => "Delayed",
+            Self::Beginning => "Beginning",
+            Self::Running => "Running",
+            Self::Leaving => "Leaving",
+            Self::Settling => "Settling",
+            Self::Burying => "Burying",
+        }
+    }
+}
+
 impl Machine {
     /// A machine with nothing in memory. It polls the file at once.
-    ///
-    /// `producers` are the records with kept outcomes that the last consumer left at a clean shutdown.
-    pub fn new(
-        now: Now,
-        config: MachineConfig,
-        instance: InstanceId,
-        producers: Vec<ProducerRecord>,
-    ) -> Self {
+    pub fn new(now: Now, config: MachineConfig, start: Start) -> Self {
         let recent = Recent::new(config.recent_max);
         let mut machine = Self {
             config,
-            instance,
+            instance: start.instance,
+            last: start.last,
             now,
             conns: BTreeMap::new(),
             producers: HashMap::new(),
@@ -292,12 +370,15 @@ impl Machine {
             lanes: HashMap::new(),
             next_ticket: 1,
             ready: VecDeque::new(),
+            ready_rows: VecDeque::new(),
+            row_was_last: false,
             suspects: VecDeque::new(),
             suspect: None,
             running: 0,
+            running_rows: 0,
             holds: VecDeque::new(),
             delayed: BTreeMap::new(),
-            generation: 0,
+            generation: start.generation,
             batches: HashMap::new(),
             next_batch: 1,
             again: VecDeque::new(),
@@ -320,12 +401,10 @@ impl Machine {
             },
             reads: Reads::default(),
             unread: Vec::new(),
+            held: Held::new(start.held),
             draining: false,
             actions: VecDeque::new(),
         };
-        for record in producers {
-            machine.remember(record);
-        }
         machine.poll();
         machine
     }
@@ -344,9 +423,9 @@ impl Machine {
             Event::Seen {
                 conn,
                 ranges,
-                queue,
+                queue: _,
                 err,
-            } => self.seen(conn, &ranges, queue, err),
+            } => self.seen(conn, &ranges, err),
             Event::Closed { conn } => self.closed(conn),
             Event::Asked {
                 ask,
@@ -361,6 +440,7 @@ impl Machine {
             Event::Committed { batch, written } => self.committed(batch, written),
             Event::CommitFailed { batch } => self.commit_failed(batch),
             Event::Finished { ticket, finish } => self.finished(ticket, finish),
+            Event::Save { save } => self.save(save),
             Event::Drain => self.drain(),
             Event::Halt => self.halt(),
             Event::Tick => self.tick(),
@@ -480,6 +560,36 @@ impl Machine {
         Some(entry)
     }
 
+    /// The names of all steps, in the order of a message's life.
+    #[doc(hidden)]
+    pub const STEPS: [&'static str; 10] = [
+        "Asking",
+        "Claiming",
+        "Waiting",
+        "Ready",
+        "Delayed",
+        "Beginning",
+        "Running",
+        "Leaving",
+        "Settling",
+        "Burying",
+    ];
+
+    /// The steps that messages in memory are in, by name: for the coverage of the simulation.
+    #[doc(hidden)]
+    pub fn steps(&self) -> std::collections::BTreeSet<&'static str> {
+        self.entries
+            .values()
+            .map(|entry| entry.step.name())
+            .collect()
+    }
+
+    /// How many outcomes are kept, and of how many producers.
+    pub fn kept(&self) -> (usize, usize) {
+        let kept = self.producers.values().map(|producer| producer.kept.len());
+        (kept.sum(), self.producers.len())
+    }
+
     /// The invariants above, in debug builds.
     fn check(&self) {
         if !cfg!(debug_assertions) {
@@ -491,6 +601,9 @@ impl Machine {
                 .filter(|entry| entry.step == step)
                 .count()
         };
+        let rows = |entry: &&Entry| entry.as_row && entry.step == Step::Running;
+        let rows = self.entries.values().filter(rows).count();
+        assert_eq!(self.running_rows, rows, "slots of rows");
         let running = self.running + usize::from(self.suspect.is_some());
         assert_eq!(
             running,

@@ -26,6 +26,8 @@ use crate::{ConsumerConfig, ConsumerError, Summary};
 
 /// How long one call runs handlers itself; the rest get tasks of their own, so that other cores take them.
 const INLINE_MAX: Duration = Duration::from_micros(200);
+/// The name of the cleanup's request to save; the others have the number of their connection.
+pub(crate) const SAVE_FOR_CLEANUP: u64 = 0;
 /// How long answers may wait for others to join them while handlers run.
 const FLUSH_EVERY: Duration = Duration::from_millis(1);
 
@@ -57,6 +59,8 @@ pub(crate) struct Shared {
     generation: AtomicU64,
     /// There is room again for connections without hello.
     room: Notify,
+    /// What is known of producers was saved for the cleanup.
+    pub(crate) saved: Notify,
     /// The machine was told something while the consumer shuts down.
     pub(crate) settled: Notify,
 }
@@ -107,6 +111,8 @@ struct Counts {
 
 pub(crate) struct Parts {
     pub(crate) machine: Machine,
+    /// The file whose rows it knows.
+    pub(crate) generation: u64,
     pub(crate) queue: SqliteQueue,
     pub(crate) config: ConsumerConfig,
     pub(crate) instance: InstanceId,
@@ -120,6 +126,7 @@ impl Shared {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts {
             machine,
+            generation,
             queue,
             config,
             instance,
@@ -155,8 +162,9 @@ impl Shared {
             pending: AtomicUsize::new(0),
             timer: Notify::new(),
             moved: Notify::new(),
-            generation: AtomicU64::new(queue.generation()),
+            generation: AtomicU64::new(generation),
             room: Notify::new(),
+            saved: Notify::new(),
             settled: Notify::new(),
             queue,
         })

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, list
 use spoolway_queue::ConsumerLock;
 
 use crate::ConsumerError;
+use crate::consumer::lock;
 
 /// What `sockaddr_un` holds, without the byte that ends it.
 const PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
@@ -36,12 +37,13 @@ pub(crate) struct BoundSocket {
 }
 
 impl SocketLock {
-    pub(crate) fn acquire(path: &Path) -> Result<Self, ConsumerError> {
+    /// Takes it, or as a standby waits until its owner is gone.
+    pub(crate) fn acquire(path: &Path, standby: bool) -> Result<Self, ConsumerError> {
         check_length(path)?;
         prepare_directory(directory(path))?;
         let mut side = path.as_os_str().to_owned();
         side.push(".lock");
-        let lock = ConsumerLock::acquire(Path::new(&side))?;
+        let lock = lock(Path::new(&side), standby)?;
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,

@@ -5,14 +5,19 @@ use std::time::Duration;
 
 use spoolway_queue::ConsumerLock;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::ConsumerError;
 use crate::consumer::unblocked;
 use crate::machine::Event;
-use crate::shared::Shared;
+use crate::shared::{SAVE_FOR_CLEANUP, Shared};
 
 /// Time between two cleanups of the queue file.
 const CLEANUP_EVERY: Duration = Duration::from_secs(60);
+/// How long the records of producers may take to be saved.
+const SAVE_MAX: Duration = Duration::from_secs(10);
+/// How long the record of a producer stays after it was last heard of: the audit covers at least this.
+const PRODUCER_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The clock's task sleeps at least this long, whatever the deadline: a tick may leave it in the past.
 const TICK_MIN: Duration = Duration::from_millis(1);
 /// Events taken from the inbox at a time.
@@ -56,8 +61,26 @@ pub(crate) async fn clean_up(shared: Arc<Shared>) {
             Ok(result) => drop(shared.cleanups.noted(result)),
             Err(error) => return shared.fail(error),
         }
+        if let Err(error) = clean_up_producers(&shared).await {
+            return shared.fail(error);
+        }
         sleep(CLEANUP_EVERY).await;
     }
+}
+
+/// Those in memory are saved before, so that none of them looks forgotten.
+async fn clean_up_producers(shared: &Arc<Shared>) -> Result<(), ConsumerError> {
+    shared.drive([Event::Save {
+        save: SAVE_FOR_CLEANUP,
+    }]);
+    if timeout(SAVE_MAX, shared.saved.notified()).await.is_err() {
+        return Ok(());
+    }
+    let cleaner = Arc::clone(shared);
+    let retention = PRODUCER_RETENTION.max(shared.config.retention);
+    let cleaned = unblocked(move || cleaner.queue.cleanup_producers(retention)).await?;
+    shared.cleanups.noted(cleaned);
+    Ok(())
 }
 
 /// Takes over what the path of the queue file names now, whenever that is another file.

@@ -49,6 +49,8 @@ pub enum ProducerOp {
     Ping,
     /// Answers a `ping`.
     Pong,
+    /// Asks the consumer to write what it knows of producers to the queue file; answered by `saved`.
+    Save,
 }
 
 /// The first op of a producer.
@@ -109,6 +111,11 @@ pub enum ConsumerOp {
     Ping,
     /// Answers a `ping`.
     Pong,
+    /// Answers `save`: whether it is in the queue file.
+    Saved {
+        /// False if it could not be written.
+        saved: bool,
+    },
     /// The consumer is going away: hold new messages for `ms`, then spool.
     Goodbye {
         /// How long a successor may take, in milliseconds.
@@ -191,10 +198,10 @@ impl ConsumerOp {
 }
 
 impl Op for ProducerOp {
-    const NAMES: &'static str = "`hello`, `at`, `seen`, `ping` or `pong`";
+    const NAMES: &'static str = "`hello`, `at`, `seen`, `ping`, `pong` or `save`";
 
     fn is_known(name: &str) -> bool {
-        matches!(name, "hello" | "at" | "seen" | "ping" | "pong")
+        matches!(name, "hello" | "at" | "seen" | "ping" | "pong" | "save")
     }
 
     fn decode_frequent(_: &str, _: &str) -> Option<serde_json::Result<Self>> {
@@ -204,11 +211,11 @@ impl Op for ProducerOp {
 
 impl Op for ConsumerOp {
     const NAMES: &'static str =
-        "`hello`, `ack`, `nack`, `window`, `ping`, `pong`, `goodbye` or `error`";
+        "`hello`, `ack`, `nack`, `window`, `ping`, `pong`, `saved`, `goodbye` or `error`";
 
     fn is_known(name: &str) -> bool {
         let names = [
-            "hello", "ack", "nack", "window", "ping", "pong", "goodbye", "error",
+            "hello", "ack", "nack", "window", "ping", "pong", "saved", "goodbye", "error",
         ];
         names.contains(&name)
     }
@@ -267,6 +274,7 @@ mod tests {
             },
             ProducerOp::Ping,
             ProducerOp::Pong,
+            ProducerOp::Save,
         ] {
             let frame = body(|out| op.put(out)).freeze();
             let read = decode_for_consumer(&frame, &Limits::default());
@@ -312,6 +320,7 @@ mod tests {
             ConsumerOp::Window { n: 1, bytes: 0 },
             ConsumerOp::Ping,
             ConsumerOp::Pong,
+            ConsumerOp::Saved { saved: true },
             ConsumerOp::Goodbye { ms: 250 },
             error(None),
             error(Some(9)),

@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
-use spoolway_proto::{InstanceId, Message, MessageId, Outcome, Payload, ProducerId, Timestamp};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
+use spoolway_proto::{InstanceId, Message, MessageId, Outcome, Payload, Timestamp};
 use uuid::Uuid;
 
 use crate::claims::{ClaimBook, Cut};
 use crate::clock::{self, Now};
-use crate::write::{
-    Due, Existing, HeldKey, Kept, NewRow, Origin, ProducerRecord, RowState, Write, Written,
-};
+use crate::producer::{RowCounts, Tally};
+use crate::write::{Due, Existing, HeldKey, NewRow, Origin, RowState, Write, Written};
 use crate::{QueueError, schema, sql};
 
 /// Who claims rows, and whether it knows the rows of this file.
@@ -30,6 +29,12 @@ pub(crate) struct Tx<'a> {
     pub(crate) owner: &'a mut Owner,
     pub(crate) now: Now,
     pub(crate) news: News,
+    /// Rows of producers that the request has made and settled.
+    pub(crate) tally: Tally,
+    /// How often the path came to name another file.
+    pub(crate) generation: u64,
+    /// Whether rows that are made are made by the consumer, of what came over the socket.
+    pub(crate) stores: bool,
 }
 
 /// What a commit changes outside the file.
@@ -37,8 +42,6 @@ pub(crate) struct Tx<'a> {
 pub(crate) struct News {
     /// There is something new to dequeue.
     pub(crate) inserted: bool,
-    /// Kept outcomes that were recorded.
-    pub(crate) kept: Vec<(ProducerId, Vec<Kept>)>,
 }
 
 /// Why a write was not applied.
@@ -54,7 +57,7 @@ impl From<rusqlite::Error> for Fault {
     }
 }
 
-type Applied<T = Written> = Result<T, Fault>;
+pub(crate) type Applied<T = Written> = Result<T, Fault>;
 
 impl Tx<'_> {
     /// Applies one write.
@@ -94,6 +97,9 @@ impl Tx<'_> {
                 reason,
             } => self.settle_by_id(id, *crc, *outcome, reason.as_deref()),
             Write::SaveProducer(record) => self.save_producer(record),
+            Write::SaveCounts(record) => self.save_counts(record),
+            Write::Keep { producer, kept } => self.keep(*producer, kept),
+            Write::Drop { producer, ranges } => self.drop_outcomes(*producer, ranges),
             Write::HoldKey(held) => self.hold_key(held),
             Write::FreeKey(key) => {
                 self.prepare(sql::FREE_KEY)?.execute([key.as_str()])?;
@@ -157,8 +163,24 @@ impl Tx<'_> {
         if row.state.is_claimed() {
             self.claim(&[seq])?;
         }
+        if let Some(origin) = row.origin {
+            let dead = row.state.dead_reason().is_some();
+            let counts = self.made(&origin);
+            counts.dead += u64::from(dead);
+        }
         self.news.inserted |= row.state.dead_reason().is_none();
         Ok(Written::Inserted { seq })
+    }
+
+    /// Counts a row that this producer has from now on.
+    fn made(&mut self, origin: &Origin) -> &mut RowCounts {
+        let counts = self.tally.of(origin.producer.to_string());
+        if self.stores {
+            counts.stored += 1;
+        } else {
+            counts.by_queue += 1;
+        }
+        counts
     }
 
     /// The id has a row: says which, and brings it up to date with what the copy has been through.
@@ -178,28 +200,33 @@ impl Tx<'_> {
         if stored != crc {
             return Ok(Written::Conflict);
         }
-        if let Some(origin) = &row.origin {
-            self.fill_origin(seq, origin)?;
-        }
         let state = match processed {
             0 => Existing::Pending,
             1 => Existing::Processed,
             _ => Existing::Dead,
         };
+        if let Some(origin) = &row.origin
+            && self.fill_origin(seq, origin)?
+        {
+            let counts = self.made(origin);
+            counts.processed += u64::from(state == Existing::Processed);
+            counts.dead += u64::from(state == Existing::Dead);
+        }
         if state == Existing::Pending {
             self.update_existing(seq, row)?;
         }
         Ok(Written::Exists { seq, state })
     }
 
-    fn fill_origin(&self, seq: i64, origin: &Origin) -> Applied<()> {
-        self.prepare(sql::FILL_ORIGIN)?.execute(params![
+    /// Whether the row was without one.
+    fn fill_origin(&self, seq: i64, origin: &Origin) -> Applied<bool> {
+        let filled = self.prepare(sql::FILL_ORIGIN)?.execute(params![
             seq,
             origin.producer.to_string(),
             origin.epoch.0.cast_signed(),
             origin.sequence.cast_signed(),
         ])?;
-        Ok(())
+        Ok(filled > 0)
     }
 
     fn update_existing(&mut self, seq: i64, row: &NewRow) -> Applied<()> {
@@ -309,9 +336,23 @@ impl Tx<'_> {
 
     fn processed(&mut self, seq: i64, attempts: u32) -> Applied {
         let values = params![seq, self.now.wall_s(), attempts];
-        let changed = self.prepare(sql::PROCESSED)?.execute(values)?;
+        let settled = self.settle(sql::PROCESSED, values)?;
         self.settle_claim(seq)?;
-        Ok(settled(seq, changed))
+        if let Some(Some(producer)) = &settled {
+            self.tally.of(producer.clone()).processed += 1;
+        }
+        Ok(settled_row(seq, settled.is_some()))
+    }
+
+    /// Whether the row was unprocessed, and whose it is.
+    fn settle(
+        &self,
+        statement: &str,
+        values: &[&dyn ToSql],
+    ) -> rusqlite::Result<Option<Option<String>>> {
+        self.prepare(statement)?
+            .query_row(values, |row| row.get(0))
+            .optional()
     }
 
     fn retry(&mut self, seq: i64, attempts: u32, due: Due, error: &str) -> Applied {
@@ -319,14 +360,17 @@ impl Tx<'_> {
         let values = params![seq, attempts, due_at, due_boot, error, self.now.wall_ms];
         let changed = self.prepare(sql::RETRY)?.execute(values)?;
         self.give_back(seq)?;
-        Ok(settled(seq, changed))
+        Ok(settled_row(seq, changed > 0))
     }
 
     fn dead(&mut self, seq: i64, attempts: u32, reason: &str, error: Option<&str>) -> Applied {
         let values = params![seq, self.now.wall_s(), attempts, reason, error];
-        let changed = self.prepare(sql::DEAD)?.execute(values)?;
+        let settled = self.settle(sql::DEAD, values)?;
         self.settle_claim(seq)?;
-        Ok(settled(seq, changed))
+        if let Some(Some(producer)) = &settled {
+            self.tally.of(producer.clone()).dead += 1;
+        }
+        Ok(settled_row(seq, settled.is_some()))
     }
 
     fn settle_by_id(
@@ -356,34 +400,6 @@ impl Tx<'_> {
             }
             _ => Ok(Written::Settled { seq: None }),
         }
-    }
-
-    pub(crate) fn save_producer(&mut self, record: &ProducerRecord) -> Applied {
-        let kept = match record.kept.as_slice() {
-            [] => None,
-            kept => Some(serde_json::to_string(kept).map_err(|error| {
-                let error = rusqlite::Error::ToSqlConversionFailure(Box::new(error));
-                Fault::Sql(error)
-            })?),
-        };
-        let counts = &record.counts;
-        self.prepare(sql::SAVE_PRODUCER)?.execute(params![
-            record.producer.to_string(),
-            record.epoch.0.cast_signed(),
-            record.instance.to_string(),
-            record.watermark.cast_signed(),
-            counts.sent.cast_signed(),
-            counts.by_socket.cast_signed(),
-            counts.by_queue.cast_signed(),
-            counts.processed.cast_signed(),
-            counts.stored.cast_signed(),
-            counts.dead.cast_signed(),
-            counts.err.cast_signed(),
-            kept,
-            record.updated_at.0,
-        ])?;
-        self.news.kept.push((record.producer, record.kept.clone()));
-        Ok(Written::Done)
     }
 
     fn hold_key(&mut self, held: &HeldKey) -> Applied {
@@ -438,9 +454,9 @@ impl Tx<'_> {
     }
 }
 
-fn settled(seq: i64, changed: usize) -> Written {
+fn settled_row(seq: i64, changed: bool) -> Written {
     Written::Settled {
-        seq: (changed > 0).then_some(seq),
+        seq: changed.then_some(seq),
     }
 }
 

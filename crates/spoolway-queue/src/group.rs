@@ -9,10 +9,15 @@ use crate::{QueueError, sql};
 
 /// Applies one request so that it can fail alone. `Err` is an error of the whole transaction.
 pub(crate) fn apply_one(tx: &mut Tx<'_>, job: &mut Job) -> Result<Answer, QueueError> {
-    let (mark, owner, kept) = (tx.book.mark(), *tx.owner, tx.news.kept.len());
+    let (mark, owner) = (tx.book.mark(), *tx.owner);
+    let before = std::mem::take(&mut tx.tally);
     let savepoint = needs_savepoint(job);
     let error = match run(tx, job, savepoint) {
-        Ok(written) => return Ok(Ok(written)),
+        Ok(written) => {
+            let done = std::mem::replace(&mut tx.tally, before);
+            tx.tally.append(done);
+            return Ok(Ok(written));
+        }
         Err(Fault::Refused(error)) => error,
         Err(Fault::Sql(error)) => {
             let whole = is_of_transaction(&error) || tx.conn.is_autocommit();
@@ -30,7 +35,7 @@ pub(crate) fn apply_one(tx: &mut Tx<'_>, job: &mut Job) -> Result<Answer, QueueE
     }
     tx.book.undo_to(mark);
     *tx.owner = owner;
-    tx.news.kept.truncate(kept);
+    tx.tally = before;
     Ok(Err(error))
 }
 
@@ -38,9 +43,15 @@ fn run(tx: &mut Tx<'_>, job: &mut Job, savepoint: bool) -> Result<Vec<Written>, 
     if savepoint {
         execute(tx.conn, sql::SAVEPOINT)?;
     }
-    let written = match job {
+    let written: Vec<Written> = match job {
         Job::Run(run) => run(tx).map(|()| Vec::new()),
-        Job::Writes(writes) => writes.iter().map(|write| tx.apply(write)).collect(),
+        Job::Writes(writes, generation) => {
+            if generation.is_some_and(|known| known != tx.generation) {
+                let path = tx.path.into();
+                return Err(Fault::Refused(QueueError::Moved { path }));
+            }
+            writes.iter().map(|write| tx.apply(write)).collect()
+        }
     }?;
     if savepoint {
         execute(tx.conn, sql::RELEASE)?;
@@ -57,7 +68,7 @@ pub(crate) fn execute(conn: &Connection, statement: &str) -> rusqlite::Result<()
 fn needs_savepoint(job: &Job) -> bool {
     match job {
         Job::Run(_) => true,
-        Job::Writes(writes) => match writes.as_slice() {
+        Job::Writes(writes, _) => match writes.as_slice() {
             [] => false,
             [Write::Insert(row)] => row.state.is_claimed(),
             [write] => matches!(write, Write::Claim(_) | Write::Release(_)),

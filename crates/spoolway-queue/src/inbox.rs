@@ -30,8 +30,8 @@ type Run = Box<dyn FnMut(&mut Tx<'_>) -> Result<(), Fault> + Send>;
 
 /// What a request asks for.
 pub(crate) enum Job {
-    /// Writes of a caller.
-    Writes(Vec<Write>),
+    /// Writes of a caller, who may know the rows of the file of one generation only.
+    Writes(Vec<Write>, Option<u64>),
     /// The queue's own upkeep. May run more than once; what counts is the last time.
     Run(Run),
 }
@@ -40,7 +40,7 @@ impl Job {
     fn weight(&self) -> (usize, usize) {
         match self {
             Self::Run(_) => (1, 0),
-            Self::Writes(writes) => writes
+            Self::Writes(writes, _) => writes
                 .iter()
                 .map(Write::weight)
                 .fold((0, 0), |(rows, bytes), (more_rows, more_bytes)| {
@@ -149,7 +149,7 @@ impl Inbox {
             state.waiting.push_back(request);
         } else {
             // Answered by the writer, like everything else; only the writes are let go now.
-            let job = Job::Writes(Vec::new());
+            let job = Job::Writes(Vec::new(), None);
             state.refused.push(Request { job, ..request });
         }
         drop(state);
@@ -245,7 +245,7 @@ mod tests {
 
     fn request(rows: usize, sender: &mpsc::Sender<Answer>) -> Request {
         let sender = sender.clone();
-        let job = Job::Writes(vec![Write::Claim((0..).take(rows).collect())]);
+        let job = Job::Writes(vec![Write::Claim((0..).take(rows).collect())], None);
         let done = Box::new(move |answer| sender.send(answer).unwrap());
         Request::new(Path::new("/q.db"), job, done)
     }

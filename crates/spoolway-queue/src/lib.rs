@@ -13,6 +13,7 @@
 //! would drop the locks of both).
 
 mod error;
+mod producer;
 mod write;
 
 mod queue;
@@ -41,11 +42,9 @@ mod sql;
 pub use dequeue::{Claimed, Enqueued, Settlement};
 pub use error::QueueError;
 pub use lock::{ConsumerLock, side_file};
+pub use producer::{Audit, Kept, ProducerCounts, ProducerRecord, RowCounts};
 pub use queue::{Durability, QueueOptions, Role, SqliteQueue, TakenOver};
 pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, Page};
 pub use upkeep::Stats;
 pub use wake::Watch;
-pub use write::{
-    Due, Existing, HeldKey, Kept, NewRow, Origin, ProducerCounts, ProducerRecord, RowState, Write,
-    Written,
-};
+pub use write::{Due, Existing, HeldKey, NewRow, Origin, RowState, Write, Written};

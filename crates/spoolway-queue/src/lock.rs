@@ -41,19 +41,40 @@ impl ConsumerLock {
     /// [`QueueError::Owned`] with the owner's process id when another holds it, else what the file
     /// system said.
     pub fn acquire(side_file: &Path) -> Result<Self, QueueError> {
+        Self::take(side_file, |file| match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => Err(QueueError::Owned {
+                path: side_file.into(),
+                pid: read_pid(file),
+            }),
+            Err(TryLockError::Error(error)) => Err(QueueError::io(side_file, error)),
+        })
+    }
+
+    /// The same, but waits until its owner is gone. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What the file system said.
+    pub fn wait(side_file: &Path) -> Result<Self, QueueError> {
+        Self::take(side_file, |file| {
+            loop {
+                match file.lock() {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    locked => return locked.map_err(|error| QueueError::io(side_file, error)),
+                }
+            }
+        })
+    }
+
+    fn take(
+        side_file: &Path,
+        lock: impl Fn(&mut File) -> Result<(), QueueError>,
+    ) -> Result<Self, QueueError> {
         let failed = |error| QueueError::io(side_file, error);
         loop {
             let mut file = open(side_file).map_err(failed)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(QueueError::Owned {
-                        path: side_file.into(),
-                        pid: read_pid(&mut file),
-                    });
-                }
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-            }
+            lock(&mut file)?;
             // Someone may have removed the file between open and lock: then this lock guards
             // nothing, and the next round takes the one that others will find.
             if names_same_file(side_file, &file) {

@@ -13,8 +13,9 @@ use crate::apply::{Fault, Owner, Tx};
 use crate::dequeue::Dequeuer;
 use crate::inbox::{Answer, Job, Request};
 use crate::lock::side_file;
+use crate::producer::ProducerRecord;
 use crate::shared::Shared;
-use crate::write::{ProducerRecord, Write, Written};
+use crate::write::{Write, Written};
 use crate::writer::Writer;
 use crate::{ConsumerLock, QueueError, file, schema, sql};
 
@@ -156,7 +157,18 @@ impl SqliteQueue {
         writes: Vec<Write>,
         done: impl FnOnce(Result<Vec<Written>, QueueError>) + Send + 'static,
     ) {
-        self.push(Job::Writes(writes), Box::new(done));
+        self.push(Job::Writes(writes, None), Box::new(done));
+    }
+
+    /// Like [`submit`](Self::submit), for who knows the rows of the file of that [`generation`](Self::generation):
+    /// of another file nothing is written, and the answer is [`QueueError::Moved`].
+    pub fn submit_in(
+        &self,
+        generation: u64,
+        writes: Vec<Write>,
+        done: impl FnOnce(Result<Vec<Written>, QueueError>) + Send + 'static,
+    ) {
+        self.push(Job::Writes(writes, Some(generation)), Box::new(done));
     }
 
     /// Like [`submit`](Self::submit), and waits for the commit.
@@ -165,7 +177,7 @@ impl SqliteQueue {
     ///
     /// Why nothing was written; see [`QueueError::is_unknown`].
     pub fn write(&self, writes: Vec<Write>) -> Result<Vec<Written>, QueueError> {
-        self.wait(Job::Writes(writes))
+        self.wait(Job::Writes(writes, None))
     }
 
     /// Makes this handle the owner of the rows: what others had claimed becomes suspect, and row
@@ -184,11 +196,7 @@ impl SqliteQueue {
             let what = format!("{} is not its lock", lock.path().display());
             return Err(QueueError::misuse(self.path(), what));
         }
-        let taken = self.run(move |tx| take_over(tx, instance))?;
-        // Another consumer may have recorded outcomes since this handle was opened.
-        let shared = self.shared();
-        shared.read(|conn| Ok(shared.load_kept(conn)))??;
-        Ok(taken)
+        self.run(move |tx| take_over(tx, instance))
     }
 
     /// Gives the file up in order: records the producers, ends this owner's claims without an

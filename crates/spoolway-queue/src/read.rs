@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use spoolway_proto::{Key, Message, Outcome, ProducerId, Timestamp};
+use spoolway_proto::{Key, Message, Outcome, Timestamp};
 
 use crate::clock::{self, Now};
-use crate::row::{candidate, parse, producers, record};
+use crate::producer::{any_outcome, outcome_of};
+use crate::row::{candidate, parse};
 use crate::shared::Shared;
-use crate::write::{HeldKey, Origin, ProducerRecord};
+use crate::write::{HeldKey, Origin};
 use crate::{QueueError, SqliteQueue, sql};
 
 /// How many rows [`Before::Rows`] names at most.
@@ -106,6 +107,8 @@ pub struct Page {
     pub generation: u64,
     /// How long until the next row that is not due yet comes due; wall clocks can jump.
     pub next_due_in: Option<Duration>,
+    /// The keys that are stopped; `None` where that was not read: only pages from the start say.
+    pub held: Option<Vec<Key>>,
 }
 
 /// Reads for the consumer. All of them block: not to be called on an async thread.
@@ -152,7 +155,7 @@ impl SqliteQueue {
                     found.push(candidate);
                 }
             }
-            fill_before(conn, &mut found)?;
+            fill_in(conn, &mut found)?;
             Ok(found)
         })
     }
@@ -180,56 +183,13 @@ impl SqliteQueue {
         })
     }
 
-    /// What is recorded of a producer.
-    ///
-    /// # Errors
-    ///
-    /// What reading the file ran into.
-    pub fn producer(&self, producer: ProducerId) -> Result<Option<ProducerRecord>, QueueError> {
-        self.shared().read(|conn| {
-            conn.prepare_cached(sql::PRODUCER)?
-                .query_row([producer.to_string()], record)
-                .optional()
-        })
-    }
-
-    /// What is recorded of every producer.
-    ///
-    /// # Errors
-    ///
-    /// What reading the file ran into.
-    pub fn producers(&self) -> Result<Vec<ProducerRecord>, QueueError> {
-        self.shared().read(|conn| producers(conn, sql::PRODUCERS))
-    }
-
-    /// What is recorded of the producers that have kept outcomes.
-    ///
-    /// # Errors
-    ///
-    /// What reading the file ran into.
-    pub fn producers_with_kept(&self) -> Result<Vec<ProducerRecord>, QueueError> {
-        self.shared()
-            .read(|conn| producers(conn, sql::PRODUCERS_KEPT))
-    }
-
     /// The keys that are stopped.
     ///
     /// # Errors
     ///
     /// What reading the file ran into.
     pub fn held_keys(&self) -> Result<Vec<HeldKey>, QueueError> {
-        self.shared().read(|conn| {
-            conn.prepare_cached(sql::HELD_KEYS)?
-                .query_map((), |row| {
-                    Ok(HeldKey {
-                        key: parse(row, 0)?,
-                        since: Timestamp(row.get(1)?),
-                        message_id: parse(row, 2)?,
-                        reason: row.get(3)?,
-                    })
-                })?
-                .collect()
-        })
+        self.shared().read(held)
     }
 
     /// The text remembered under a name.
@@ -261,6 +221,10 @@ fn page(
         end: false,
         generation,
         next_due_in: next_due_in(conn, now)?,
+        held: match after == Cursor::default() {
+            true => Some(held(conn)?.into_iter().map(|held| held.key).collect()),
+            false => None,
+        },
     };
     let mut bytes = 0;
     let mut candidates = conn.prepare_cached(sql::CANDIDATES)?;
@@ -307,7 +271,7 @@ fn page(
             }
         }
     }
-    fill_before(conn, &mut page.candidates)?;
+    fill_in(conn, &mut page.candidates)?;
     Ok(page)
 }
 
@@ -326,6 +290,7 @@ fn page_of_key(
         end: true,
         generation,
         next_due_in: None,
+        held: None,
     };
     let mut bytes = 0;
     let mut candidates = conn.prepare_cached(sql::CANDIDATES_OF_KEY)?;
@@ -350,8 +315,21 @@ fn page_of_key(
             break;
         }
     }
-    fill_before(conn, &mut page.candidates)?;
+    fill_in(conn, &mut page.candidates)?;
     Ok(page)
+}
+
+fn held(conn: &Connection) -> rusqlite::Result<Vec<HeldKey>> {
+    conn.prepare_cached(sql::HELD_KEYS)?
+        .query_map((), |row| {
+            Ok(HeldKey {
+                key: parse(row, 0)?,
+                since: Timestamp(row.get(1)?),
+                message_id: parse(row, 2)?,
+                reason: row.get(3)?,
+            })
+        })?
+        .collect()
 }
 
 fn next_due_in(conn: &Connection, now: Now) -> rusqlite::Result<Option<Duration>> {
@@ -372,8 +350,13 @@ fn next_due_in(conn: &Connection, now: Now) -> rusqlite::Result<Option<Duration>
     Ok(soonest.map(|wait| Duration::from_millis(wait.max(0).unsigned_abs())))
 }
 
-fn fill_before(conn: &Connection, candidates: &mut [Candidate]) -> rusqlite::Result<()> {
+/// What waits before each row, and the outcome kept for it.
+fn fill_in(conn: &Connection, candidates: &mut [Candidate]) -> rusqlite::Result<()> {
+    let any_kept = any_outcome(conn)?;
     for candidate in candidates {
+        if let (true, 0, Some(origin)) = (any_kept, candidate.delivery, &candidate.origin) {
+            candidate.kept = outcome_of(conn, origin, &candidate.message.id, candidate.crc)?;
+        }
         if let (Some(key), 0) = (&candidate.message.key, candidate.delivery) {
             let rows = rows_before(conn, key, candidate.seq, BEFORE_MAX + 1)?;
             candidate.before = match rows.len() {

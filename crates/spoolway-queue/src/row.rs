@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
+use rusqlite::Row;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row};
 use spoolway_proto::{
     Epoch, Key, Limits, Message, MessageId, Payload, ProducerId, Timestamp, validate_queue_message,
 };
 
 use crate::read::{Before, Candidate, Damaged};
 use crate::shared::Shared;
-use crate::write::{Origin, ProducerCounts, ProducerRecord};
+use crate::write::Origin;
 
-/// A row that can run, or what is wrong with it. What waits before it is for the caller to fill in.
+/// A row that can run, or what is wrong with it. What waits before it, and what is kept of it, is for the caller to fill in.
 pub(crate) fn candidate(
     shared: &Shared,
     row: &Row<'_>,
@@ -24,10 +24,6 @@ pub(crate) fn candidate(
     };
     let (message, crc) = message;
     let origin = origin(row)?;
-    let kept = match row.get(9)? {
-        0 => shared.kept(origin.as_ref(), &message.id, crc),
-        _ => None,
-    };
     Ok(Ok(Candidate {
         seq,
         attempts: row.get(8)?,
@@ -35,7 +31,7 @@ pub(crate) fn candidate(
         suspect: row.get(10)?,
         origin,
         crc,
-        kept,
+        kept: None,
         before: Before::None,
         message: Arc::new(message),
     }))
@@ -152,46 +148,6 @@ fn origin(row: &Row<'_>) -> rusqlite::Result<Option<Origin>> {
             epoch: Epoch(epoch.cast_unsigned()),
             sequence: sequence.cast_unsigned(),
         }))
-}
-
-/// The records that a statement finds.
-pub(crate) fn producers(
-    conn: &Connection,
-    statement: &str,
-) -> rusqlite::Result<Vec<ProducerRecord>> {
-    conn.prepare_cached(statement)?
-        .query_map((), record)?
-        .collect()
-}
-
-/// What a row of the table `producer` says.
-pub(crate) fn record(row: &Row<'_>) -> rusqlite::Result<ProducerRecord> {
-    let number = |index| row.get(index).map(i64::cast_unsigned);
-    let kept: Option<String> = row.get(11)?;
-    let kept = match kept {
-        None => Vec::new(),
-        Some(json) => serde_json::from_str(&json).map_err(|error| {
-            let text = rusqlite::types::Type::Text;
-            rusqlite::Error::FromSqlConversionFailure(11, text, Box::new(error))
-        })?,
-    };
-    Ok(ProducerRecord {
-        producer: parse(row, 0)?,
-        epoch: Epoch(number(1)?),
-        instance: parse(row, 2)?,
-        watermark: number(3)?,
-        counts: ProducerCounts {
-            sent: number(4)?,
-            by_socket: number(5)?,
-            by_queue: number(6)?,
-            processed: number(7)?,
-            stored: number(8)?,
-            dead: number(9)?,
-            err: number(10)?,
-        },
-        kept,
-        updated_at: Timestamp(row.get(12)?),
-    })
 }
 
 /// Text in the form of `T`.

@@ -1,24 +1,19 @@
 //! What the writer, the readers and the handles of one queue share.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
-use spoolway_proto::{MessageId, Outcome, ProducerId, QueueId};
+use spoolway_proto::QueueId;
 
+use crate::QueueError;
 use crate::file::{self, OpenFile};
 use crate::inbox::Inbox;
 use crate::queue::QueueOptions;
-use crate::write::{Kept, Origin};
-use crate::{QueueError, row, sql};
 
 type Pool = r2d2::Pool<SqliteConnectionManager>;
-
-/// Kept outcomes by producer and sequence: what is in the table `producer`, without a look at it.
-type KeptOutcomes = HashMap<ProducerId, HashMap<u64, Kept>>;
 
 pub(crate) struct Shared {
     /// With its directory resolved.
@@ -26,9 +21,6 @@ pub(crate) struct Shared {
     pub(crate) options: QueueOptions,
     pub(crate) inbox: Inbox,
     opened: RwLock<Opened>,
-    kept: RwLock<KeptOutcomes>,
-    /// So that a queue without kept outcomes takes no lock to find none.
-    any_kept: AtomicBool,
     commits: AtomicU64,
     /// What commits to come do instead, before they fail.
     #[cfg(test)]
@@ -54,24 +46,19 @@ impl Shared {
             identity: file.identity,
             generation: 0,
         };
-        let shared = Self {
+        Ok(Self {
             path,
             options,
             inbox: Inbox::default(),
             opened: RwLock::new(opened),
-            kept: RwLock::default(),
-            any_kept: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             #[cfg(test)]
             faults: std::sync::Mutex::default(),
-        };
-        shared.load_kept(&file.conn)?;
-        Ok(shared)
+        })
     }
 
     /// Takes up `another` file, or the same one again. Readers of the old one finish on it.
     pub(crate) fn opened(&self, file: &OpenFile, another: bool) -> Result<(), QueueError> {
-        self.load_kept(&file.conn)?;
         let pool = file::pool(&self.path);
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         opened.pool = pool;
@@ -123,57 +110,6 @@ impl Shared {
             snapshot.commit()?;
             Ok(got)
         })
-    }
-
-    /// Replaces what is known of kept outcomes by what the file says.
-    pub(crate) fn load_kept(&self, conn: &Connection) -> Result<(), QueueError> {
-        let records = row::producers(conn, sql::PRODUCERS_KEPT)
-            .map_err(|error| QueueError::sql(&self.path, error))?;
-        self.kept
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-        self.any_kept.store(false, Ordering::Release);
-        self.keep(
-            records
-                .into_iter()
-                .map(|record| (record.producer, record.kept))
-                .collect(),
-        );
-        Ok(())
-    }
-
-    /// Takes up the kept outcomes of producers whose records were written.
-    pub(crate) fn keep(&self, records: Vec<(ProducerId, Vec<Kept>)>) {
-        if records.is_empty() {
-            return;
-        }
-        let mut all = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        for (producer, kept) in records {
-            if kept.is_empty() {
-                all.remove(&producer);
-            } else {
-                let kept = kept.into_iter().map(|kept| (kept.sequence, kept)).collect();
-                all.insert(producer, kept);
-            }
-        }
-        self.any_kept.store(!all.is_empty(), Ordering::Release);
-    }
-
-    /// The outcome that is kept for a message: the same pair, and the same id or content.
-    pub(crate) fn kept(
-        &self,
-        origin: Option<&Origin>,
-        id: &MessageId,
-        crc: u32,
-    ) -> Option<(Outcome, Option<String>)> {
-        let origin = origin?;
-        if !self.any_kept.load(Ordering::Acquire) {
-            return None;
-        }
-        let all = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-        let kept = all.get(&origin.producer)?.get(&origin.sequence)?;
-        (kept.id == *id || kept.crc == crc).then(|| (kept.outcome, kept.reason.clone()))
     }
 
     #[cfg(test)]

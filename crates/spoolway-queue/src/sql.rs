@@ -63,30 +63,52 @@ pub(crate) const BEGIN_ATTEMPT: &str = "UPDATE message_queue SET attempts = atte
     first_attempt_at = coalesce(first_attempt_at, ?2), last_attempt_at = ?2 \
     WHERE seq = ?1 AND processed = 0 RETURNING attempts";
 pub(crate) const PROCESSED: &str = "UPDATE message_queue SET processed = 1, processed_at = ?2, \
-    attempts = max(attempts, ?3), suspect = 0 WHERE seq = ?1 AND processed = 0";
+    attempts = max(attempts, ?3), suspect = 0 WHERE seq = ?1 AND processed = 0 RETURNING producer";
 pub(crate) const RETRY: &str = "UPDATE message_queue SET attempts = max(attempts, ?2), due_at = ?3, \
     due_boot = ?4, last_error = ?5, suspect = 0, first_attempt_at = coalesce(first_attempt_at, ?6), \
     last_attempt_at = ?6 WHERE seq = ?1 AND processed = 0";
 pub(crate) const DEAD: &str = "UPDATE message_queue SET processed = 2, processed_at = ?2, \
     attempts = max(attempts, ?3), dead_reason = ?4, last_error = coalesce(?5, last_error), suspect = 0 \
-    WHERE seq = ?1 AND processed = 0";
+    WHERE seq = ?1 AND processed = 0 RETURNING producer";
 /// The row of an id that a kept outcome may settle: never one that was requeued or replayed.
 pub(crate) const PENDING_BY_ID: &str = "SELECT seq, attempts, crc, type, payload FROM message_queue \
     WHERE message_id = ?1 AND processed = 0 AND delivery = 0";
 
-pub(crate) const SAVE_PRODUCER: &str = "INSERT INTO producer (producer, epoch, instance, watermark, sent, \
-    by_socket, by_queue, processed, stored, dead, err, kept, updated_at) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+/// Everything but what is counted with the rows.
+pub(crate) const SAVE_PRODUCER: &str = "INSERT INTO producer (producer, epoch, instance, sent, by_socket, \
+    answered, by_word, err, unheard, missing, since, updated_at) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11) \
     ON CONFLICT (producer) DO UPDATE SET epoch = excluded.epoch, instance = excluded.instance, \
-    watermark = excluded.watermark, sent = excluded.sent, by_socket = excluded.by_socket, \
-    by_queue = excluded.by_queue, processed = excluded.processed, stored = excluded.stored, \
-    dead = excluded.dead, err = excluded.err, kept = excluded.kept, updated_at = excluded.updated_at";
-pub(crate) const PRODUCER: &str = "SELECT producer, epoch, instance, watermark, sent, by_socket, by_queue, \
-    processed, stored, dead, err, kept, updated_at FROM producer WHERE producer = ?1";
-pub(crate) const PRODUCERS: &str = "SELECT producer, epoch, instance, watermark, sent, by_socket, by_queue, \
-    processed, stored, dead, err, kept, updated_at FROM producer ORDER BY producer";
-pub(crate) const PRODUCERS_KEPT: &str = "SELECT producer, epoch, instance, watermark, sent, by_socket, by_queue, \
-    processed, stored, dead, err, kept, updated_at FROM producer WHERE kept IS NOT NULL ORDER BY producer";
+    sent = max(sent, excluded.sent), by_socket = excluded.by_socket, answered = excluded.answered, \
+    by_word = excluded.by_word, err = excluded.err, unheard = excluded.unheard, \
+    missing = excluded.missing, updated_at = excluded.updated_at";
+pub(crate) const COUNT_ROWS: &str = "INSERT INTO producer (producer, by_queue, stored, processed, dead, \
+    since, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) \
+    ON CONFLICT (producer) DO UPDATE SET by_queue = by_queue + excluded.by_queue, \
+    stored = stored + excluded.stored, processed = processed + excluded.processed, \
+    dead = dead + excluded.dead, updated_at = excluded.updated_at";
+pub(crate) const PRODUCER: &str = "SELECT producer, epoch, instance, sent, by_socket, answered, by_word, err, \
+    unheard, missing, by_queue, stored, processed, dead, since, updated_at FROM producer WHERE producer = ?1";
+pub(crate) const PRODUCERS: &str = "SELECT producer, epoch, instance, sent, by_socket, answered, by_word, err, \
+    unheard, missing, by_queue, stored, processed, dead, since, updated_at FROM producer ORDER BY since, producer";
+pub(crate) const PENDING_OF_PRODUCERS: &str = "SELECT producer, count(*) FROM message_queue \
+    WHERE processed = 0 AND producer IS NOT NULL GROUP BY producer";
+/// Those that nothing is known of that anyone could miss.
+pub(crate) const TRIM_PRODUCERS: &str = "DELETE FROM producer WHERE producer IN (SELECT producer FROM producer \
+    WHERE updated_at <= ?1 AND missing = 0 AND by_queue + stored <= processed + dead LIMIT ?2)";
+pub(crate) const TRIM_OUTCOMES: &str = "DELETE FROM outcome WHERE (producer, sequence) IN \
+    (SELECT outcome.producer, sequence FROM outcome JOIN producer USING (producer) WHERE updated_at <= ?1 LIMIT ?2)";
+
+pub(crate) const KEEP_OUTCOME: &str = "INSERT INTO outcome (producer, sequence, message_id, crc, outcome, reason) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (producer, sequence) DO UPDATE SET \
+    message_id = excluded.message_id, crc = excluded.crc, outcome = excluded.outcome, reason = excluded.reason";
+pub(crate) const DROP_OUTCOMES: &str =
+    "DELETE FROM outcome WHERE producer = ?1 AND sequence BETWEEN ?2 AND ?3";
+pub(crate) const OUTCOMES: &str = "SELECT sequence, message_id, crc, outcome, reason FROM outcome \
+    WHERE producer = ?1 ORDER BY sequence";
+pub(crate) const OUTCOME: &str = "SELECT sequence, message_id, crc, outcome, reason FROM outcome \
+    WHERE producer = ?1 AND sequence = ?2";
+pub(crate) const ANY_OUTCOME: &str = "SELECT EXISTS (SELECT 1 FROM outcome)";
 pub(crate) const HOLD_KEY: &str = "INSERT INTO held_key (key, since, message_id, reason) \
     VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key) DO NOTHING";
 pub(crate) const FREE_KEY: &str = "DELETE FROM held_key WHERE key = ?1";
@@ -151,7 +173,15 @@ pub(crate) const ALL: &[&str] = &[
     SAVE_PRODUCER,
     PRODUCER,
     PRODUCERS,
-    PRODUCERS_KEPT,
+    COUNT_ROWS,
+    PENDING_OF_PRODUCERS,
+    TRIM_PRODUCERS,
+    TRIM_OUTCOMES,
+    KEEP_OUTCOME,
+    DROP_OUTCOMES,
+    OUTCOMES,
+    OUTCOME,
+    ANY_OUTCOME,
     HOLD_KEY,
     FREE_KEY,
     HELD_KEYS,
@@ -239,7 +269,12 @@ mod tests {
             (RETRY, "INTEGER PRIMARY KEY"),
             (DEAD, "INTEGER PRIMARY KEY"),
             (PENDING_BY_ID, "sqlite_autoindex_message_queue_1"),
-            (PRODUCERS_KEPT, "producer_kept"),
+            (OUTCOME, "PRIMARY KEY (producer=? AND sequence=?)"),
+            (OUTCOMES, "PRIMARY KEY (producer=?)"),
+            (
+                DROP_OUTCOMES,
+                "PRIMARY KEY (producer=? AND sequence>? AND sequence<?)",
+            ),
             (COUNT_PENDING, "message_ready"),
             (COUNT_PROCESSED, "message_processed"),
             (COUNT_DEAD, "message_dead"),

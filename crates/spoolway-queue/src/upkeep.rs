@@ -119,19 +119,38 @@ impl SqliteQueue {
         let before = Now::read().wall_s().saturating_sub(retention);
         let mut deleted = 0;
         for statement in [sql::TRIM_PROCESSED, sql::TRIM_UNDATED] {
-            let mut rows: i64 = 32;
-            loop {
-                let (gone, took) = self.slice(statement, before, rows)?;
-                deleted += gone;
-                if gone < rows.unsigned_abs() {
-                    break;
-                }
-                rows = next_slice(rows, took);
-                thread::sleep(PAUSE);
-            }
+            deleted += self.trim(statement, before)?;
         }
         self.shrink()?;
         Ok(deleted)
+    }
+
+    /// Deletes what is recorded of producers of which nothing was heard for `retention`, whose messages are all
+    /// settled, and of which nothing is missing; returns how many. For the consumer, which saves the records of the
+    /// producers it knows before. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Why a slice was not written; earlier ones stay deleted.
+    pub fn cleanup_producers(&self, retention: Duration) -> Result<u64, QueueError> {
+        let retention = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        let before = Now::read().wall_ms.saturating_sub(retention);
+        self.trim(sql::TRIM_OUTCOMES, before)?;
+        self.trim(sql::TRIM_PRODUCERS, before)
+    }
+
+    /// Runs a statement that deletes at most so many rows until it finds fewer.
+    fn trim(&self, statement: &'static str, before: i64) -> Result<u64, QueueError> {
+        let (mut deleted, mut rows) = (0, 32);
+        loop {
+            let (gone, took) = self.slice(statement, before, rows)?;
+            deleted += gone;
+            if gone < rows.unsigned_abs() {
+                return Ok(deleted);
+            }
+            rows = next_slice(rows, took);
+            thread::sleep(PAUSE);
+        }
     }
 
     fn slice(

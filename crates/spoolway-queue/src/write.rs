@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use spoolway_proto::{Epoch, InstanceId, Key, Message, MessageId, Outcome, ProducerId, Timestamp};
+use spoolway_proto::{Epoch, Key, Message, MessageId, Outcome, ProducerId, Ranges, Timestamp};
+
+use crate::producer::{Kept, ProducerRecord};
 
 /// Who sent a message: the same pair of producer and sequence travels on both paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,8 +87,25 @@ pub enum Write {
         /// Why it is dead.
         reason: Option<String>,
     },
-    /// Records what is known of a producer, in place of what was recorded before.
+    /// Records what is known of a producer, and these outcomes in place of those recorded before. What is
+    /// counted with its rows stays as it is.
     SaveProducer(ProducerRecord),
+    /// The same, but the outcomes recorded before stay.
+    SaveCounts(ProducerRecord),
+    /// Records the outcome of a message that has no row.
+    Keep {
+        /// Whose message.
+        producer: ProducerId,
+        /// Its outcome.
+        kept: Kept,
+    },
+    /// Forgets the outcomes of these numbers: their producer has seen them.
+    Drop {
+        /// Whose messages.
+        producer: ProducerId,
+        /// Which.
+        ranges: Ranges,
+    },
     /// Stops a key; where it is stopped already, the first reason stays.
     HoldKey(HeldKey),
     /// Lets a key run again.
@@ -103,7 +121,7 @@ pub enum Write {
 
 impl Write {
     /// Whether it names rows by number, which mean nothing in another file.
-    pub(crate) fn names_rows(&self) -> bool {
+    pub fn names_rows(&self) -> bool {
         match self {
             Self::Claim(_)
             | Self::Release(_)
@@ -114,6 +132,9 @@ impl Write {
             Self::Insert(_)
             | Self::SettleById { .. }
             | Self::SaveProducer(_)
+            | Self::SaveCounts(_)
+            | Self::Keep { .. }
+            | Self::Drop { .. }
             | Self::HoldKey(_)
             | Self::FreeKey(_)
             | Self::SaveMeta { .. } => false,
@@ -131,6 +152,9 @@ impl Write {
             | Self::Processed { .. }
             | Self::Dead { .. }
             | Self::SettleById { .. }
+            | Self::SaveCounts(_)
+            | Self::Keep { .. }
+            | Self::Drop { .. }
             | Self::HoldKey(_)
             | Self::FreeKey(_)
             | Self::SaveMeta { .. } => (1, 64),
@@ -275,62 +299,6 @@ pub enum Existing {
     Processed,
     /// A dead letter.
     Dead,
-}
-
-/// What the consumer knows of a producer, across its own restarts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProducerRecord {
-    /// The producer.
-    pub producer: ProducerId,
-    /// The highest epoch seen.
-    pub epoch: Epoch,
-    /// The run of the consumer that wrote this.
-    pub instance: InstanceId,
-    /// The highest sequence seen.
-    pub watermark: u64,
-    /// How many messages went which way.
-    pub counts: ProducerCounts,
-    /// Outcomes the producer has not confirmed, by rising sequence.
-    pub kept: Vec<Kept>,
-    /// When this was written.
-    pub updated_at: Timestamp,
-}
-
-/// How many messages of a producer went which way, since it began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ProducerCounts {
-    /// Numbered by the producer.
-    pub sent: u64,
-    /// Taken from the socket.
-    pub by_socket: u64,
-    /// Taken from the queue file.
-    pub by_queue: u64,
-    /// Processed.
-    pub processed: u64,
-    /// Stored for later.
-    pub stored: u64,
-    /// Dead letters.
-    pub dead: u64,
-    /// Returned as `Err` by the producer.
-    pub err: u64,
-}
-
-/// The outcome of one message that its producer has not confirmed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Kept {
-    /// Which message of the producer.
-    #[serde(rename = "n")]
-    pub sequence: u64,
-    /// Its id.
-    pub id: MessageId,
-    /// CRC of its content.
-    pub crc: u32,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// Why it is dead.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
 }
 
 /// A key that is stopped by a dead letter.

@@ -26,6 +26,7 @@ use crate::clock::Now;
 use crate::file::{self, OpenFile};
 use crate::group::{apply_one, execute, merge};
 use crate::inbox::{Answer, Request, Taken};
+use crate::producer::Tally;
 use crate::queue::Role;
 use crate::shared::Shared;
 use crate::{QueueError, sql, wake};
@@ -301,6 +302,9 @@ impl Writer {
             owner: &mut self.owner,
             now: Now::read(),
             news: News::default(),
+            tally: Tally::default(),
+            generation: self.shared.generation(),
+            stores: self.shared.options.role == Role::Consumer,
         };
         if self.resync {
             tx.resync_claims()
@@ -310,6 +314,9 @@ impl Writer {
         for request in group {
             answers.push(apply_one(&mut tx, &mut request.job)?);
         }
+        let tally = std::mem::take(&mut tx.tally);
+        tx.count(tally)
+            .map_err(|error| QueueError::sql(path, error))?;
         Ok((answers, tx.news))
     }
 
@@ -331,7 +338,6 @@ impl Writer {
     /// Tells others what was committed.
     fn publish(&self, news: News) {
         self.shared.count_commit();
-        self.shared.keep(news.kept);
         if news.inserted
             && let Some(waker) = &self.waker
         {

@@ -7,13 +7,14 @@ use std::time::Duration;
 use rand::RngExt as _;
 use spoolway_client::route;
 use spoolway_consumer::machine::{
-    Action, BatchId, ConnId, Event, Finish, Machine, MachineConfig, Ticket,
+    Action, BatchId, ConnId, Event, Finish, Machine, MachineConfig, Start, Ticket,
 };
 use spoolway_proto::{
     Code, InstanceId, Key, Message, MessageId, Outcome, ProducerHello, ProducerId, Ranges,
 };
-use spoolway_queue::{Cursor, Write};
+use spoolway_queue::{Cursor, ProducerRecord, Write};
 
+use crate::file::Writer;
 use crate::ledger::Run;
 use crate::world::{Happening, World};
 
@@ -45,7 +46,7 @@ pub(crate) struct Consumer {
     pub(crate) run: Run,
     machine: Option<Machine>,
     tick_at: Option<u64>,
-    commits: VecDeque<(BatchId, Vec<Write>)>,
+    commits: VecDeque<(BatchId, Option<u64>, Vec<Write>)>,
     applied: u64,
     answered: u64,
     draining: bool,
@@ -78,6 +79,12 @@ impl Consumer {
         self.machine.as_ref().is_some_and(Machine::is_idle)
     }
 
+    pub(crate) fn records(&self) -> Vec<ProducerRecord> {
+        self.machine
+            .as_ref()
+            .map_or_else(Vec::new, Machine::records)
+    }
+
     pub(crate) fn pending(&self) -> usize {
         self.machine.as_ref().map_or(0, Machine::pending)
     }
@@ -90,22 +97,29 @@ impl World {
             run,
             ..Consumer::down()
         };
-        self.file.take_over();
+        let last = self.file.take_over();
+        // A process counts from the file it opened.
+        self.file.generation = 0;
         let config = MachineConfig {
             slots: self.options.slots,
+            backlog_slots: (self.options.slots * 3 / 4).max(1),
             claimed_max: self.options.claimed_max,
             page: self.options.page,
             window_max: self.options.window,
+            pending_max: self.options.pending_max,
+            dedup: self.options.dedup,
+            on_dead: self.options.on_dead,
+            gone_max: 2,
+            forget_after: Duration::from_secs(5),
             ..MachineConfig::default()
         };
-        let kept = self
-            .file
-            .producers
-            .values()
-            .filter(|record| !record.kept.is_empty());
-        let kept = kept.cloned().collect();
-        let instance = InstanceId::from_u128(u128::from(run));
-        self.consumer.machine = Some(Machine::new(self.now(), config, instance, kept));
+        let start = Start {
+            instance: instance(run),
+            last,
+            held: self.file.held(),
+            generation: 0,
+        };
+        self.consumer.machine = Some(Machine::new(self.now(), config, start));
         self.drain_machine();
     }
 
@@ -117,12 +131,14 @@ impl World {
         self.thaw();
         // The commit that is under way happens or not; those behind it only after it.
         let commits = std::mem::take(&mut self.consumer.commits);
-        for (_, writes) in commits {
+        for (_, generation, writes) in commits {
             if self.disk_full || self.rng.random_bool(0.5) {
                 break;
             }
-            let now = self.mono();
-            self.file.commit(now, &writes);
+            if generation.is_none_or(|known| known == self.file.generation) {
+                let now = self.now();
+                self.file.commit(now, Writer::Consumer, &writes);
+            }
         }
         self.end_consumer();
     }
@@ -139,7 +155,8 @@ impl World {
         for conn in conns {
             self.close_consumer_end(conn);
         }
-        let wait = self.between(Duration::from_millis(1), Duration::from_millis(800));
+        let most = if self.options.standby { 3 } else { 800 };
+        let wait = self.between(Duration::from_millis(1), Duration::from_millis(most));
         self.schedule(wait, Happening::Starts);
     }
 
@@ -160,7 +177,8 @@ impl World {
             let hold = Duration::from_millis(500);
             self.send_to_producer(conn, route::Event::Goodbye { hold });
         }
-        self.schedule(Duration::from_secs(3), Happening::HaltIsDue { run });
+        let wait = self.between(Duration::ZERO, Duration::from_secs(3));
+        self.schedule(wait, Happening::HaltIsDue { run });
         self.tell_consumer(run, Event::Drain);
     }
 
@@ -179,14 +197,13 @@ impl World {
             return;
         }
         if machine.is_idle() || self.consumer.halted && machine.is_committed() {
-            for record in machine.records() {
-                self.file.producers.insert(record.producer, record);
-            }
-            if !machine.is_idle() {
+            let records = machine.records();
+            let settled = machine.is_idle();
+            self.file.shut_down(instance(self.consumer.run), &records);
+            if !settled {
                 // What still runs is abandoned with the process.
                 self.ledger.killed(self.consumer.run);
             }
-            self.file.release_all();
             self.end_consumer();
         }
     }
@@ -211,6 +228,7 @@ impl World {
         let Some(machine) = &mut self.consumer.machine else {
             return;
         };
+        self.coverage.machine(machine, &event);
         machine.on(now, event);
         self.drain_machine();
         self.end_if_drained();
@@ -298,7 +316,7 @@ impl World {
                 window,
                 window_bytes,
             } => {
-                let instance = InstanceId::from_u128(u128::from(run));
+                let instance = instance(run);
                 let event = route::Event::Greeted {
                     instance,
                     window,
@@ -395,8 +413,13 @@ impl World {
             } => {
                 self.run_handler(ticket, &message);
             }
-            Action::Commit { batch, writes } => {
-                self.consumer.commits.push_back((batch, writes));
+            Action::Saved { .. } => {}
+            Action::Commit {
+                batch,
+                generation,
+                writes,
+            } => {
+                self.consumer.commits.push_back((batch, generation, writes));
                 let wait = self.disk_delay();
                 let at = (self.clock + wait.as_nanos() as u64).max(self.consumer.applied + 1);
                 self.consumer.applied = at;
@@ -419,12 +442,12 @@ impl World {
         if self.consumer.run != run {
             return;
         }
-        let now = self.mono();
+        let now = self.now();
         let event = match read {
             Read::Ask(ask, producer) => Event::Asked {
                 ask,
                 keyed: Some(self.file.has_keyed()),
-                producer: producer.and_then(|id| self.file.producers.get(&id).cloned()),
+                producer: producer.and_then(|id| self.file.producer(id)),
             },
             Read::Lookup(key, read) => {
                 let rows = Some(self.file.rows_of_key(&key));
@@ -444,14 +467,15 @@ impl World {
         if self.consumer.run != run || !self.consumer.is_up() {
             return;
         }
-        let (batch, writes) = self.consumer.commits.pop_front().expect("a batch");
-        let event = if self.disk_full {
+        let (batch, generation, writes) = self.consumer.commits.pop_front().expect("a batch");
+        let void = generation.is_some_and(|known| known != self.file.generation);
+        let event = if self.disk_full || void {
             Event::CommitFailed { batch }
         } else {
-            let now = self.mono();
+            let now = self.now();
             Event::Committed {
                 batch,
-                written: self.file.commit(now, &writes),
+                written: self.file.commit(now, Writer::Consumer, &writes),
             }
         };
         let wait = self.disk_delay();
@@ -492,7 +516,12 @@ impl World {
         if id.is_empty() {
             return self.kill_consumer();
         }
-        let finish = if self.rng.random_bool(self.options.fail_share) {
+        let finish = if self.rng.random_bool(self.options.reject_share) {
+            Finish::Rejected {
+                reason: "never".to_owned(),
+                error: None,
+            }
+        } else if self.rng.random_bool(self.options.fail_share) {
             match self.rng.random_bool(0.3) {
                 true => Finish::Unavailable("not there".to_owned()),
                 false => Finish::Failed("it failed".to_owned()),
@@ -503,4 +532,8 @@ impl World {
         };
         self.tell_consumer(run, Event::Finished { ticket, finish });
     }
+}
+
+fn instance(run: Run) -> InstanceId {
+    InstanceId::from_u128(u128::from(run))
 }

@@ -1,13 +1,14 @@
-//! The model of the queue file: rows, claims and producers' records, with the queue crate's own words.
+//! The model of the queue file: rows, claims and what is known of producers, with the queue crate's own words.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use spoolway_proto::{Key, Message, MessageId, Outcome, ProducerId};
+use spoolway_consumer::machine::Now;
+use spoolway_proto::{Epoch, InstanceId, Key, Message, MessageId, Outcome, ProducerId, Timestamp};
 use spoolway_queue::{
-    Before, Candidate, Cursor, Due, Existing, NewRow, Origin, Page, ProducerRecord, RowState,
-    Write, Written,
+    Audit, Before, Candidate, Cursor, Due, Existing, Kept, NewRow, Origin, Page, ProducerCounts,
+    ProducerRecord, RowCounts, RowState, Write, Written,
 };
 
 /// A row of the model.
@@ -17,17 +18,48 @@ pub(crate) struct Row {
     pub(crate) origin: Option<Origin>,
     pub(crate) state: Existing,
     pub(crate) attempts: u32,
-    pub(crate) due: Option<Instant>,
+    pub(crate) due: Option<Moment>,
     pub(crate) suspect: bool,
 }
 
+/// When a row may run: by the clock that never jumps, or by the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Moment {
+    Mono(Instant),
+    Wall(Timestamp),
+}
+
+impl Moment {
+    fn wait(self, now: Now) -> Duration {
+        match self {
+            Self::Mono(at) => at.saturating_duration_since(now.mono),
+            Self::Wall(at) => {
+                Duration::from_millis(at.0.saturating_sub(now.wall.0).max(0).unsigned_abs())
+            }
+        }
+    }
+}
+
+/// Who commits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Writer {
+    Producer,
+    Consumer,
+}
+
 /// The file as committed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct File {
     pub(crate) rows: BTreeMap<i64, Row>,
     by_id: HashMap<MessageId, i64>,
     claims: BTreeSet<i64>,
-    pub(crate) producers: BTreeMap<ProducerId, ProducerRecord>,
+    producers: BTreeMap<ProducerId, ProducerRecord>,
+    outcomes: BTreeMap<(ProducerId, u64), Kept>,
+    held: BTreeSet<Key>,
+    /// The owner that gave it up in order.
+    clean: Option<InstanceId>,
+    /// How often another file came to the path.
+    pub(crate) generation: u64,
     next: i64,
 }
 
@@ -44,17 +76,23 @@ impl File {
     }
 
     /// Applies a transaction.
-    pub(crate) fn commit(&mut self, now: Instant, writes: &[Write]) -> Vec<Written> {
-        writes.iter().map(|write| self.apply(now, write)).collect()
+    pub(crate) fn commit(&mut self, now: Now, by: Writer, writes: &[Write]) -> Vec<Written> {
+        writes
+            .iter()
+            .map(|write| self.apply(now, by, write))
+            .collect()
     }
 
-    fn apply(&mut self, now: Instant, write: &Write) -> Written {
+    fn apply(&mut self, now: Now, by: Writer, write: &Write) -> Written {
         match write {
-            Write::Insert(row) => return self.insert(now, row),
+            Write::Insert(row) => return self.insert(now, by, row),
             Write::Claim(seqs) => self.claims.extend(seqs),
             Write::Release(seqs) => self.release(seqs),
             Write::Begin { seq } => {
                 let row = self.rows.get_mut(seq).expect("a row that was claimed");
+                if row.state != Existing::Pending {
+                    return Written::Began { attempts: 0 };
+                }
                 row.attempts += 1;
                 return Written::Began {
                     attempts: row.attempts,
@@ -71,7 +109,7 @@ impl File {
                 let row = self.rows.get_mut(seq).expect("a row that was claimed");
                 row.attempts = *attempts;
                 row.suspect = false;
-                row.due = due_at(now, due);
+                row.due = due_at(now, due, None);
             }
             Write::SettleById {
                 id, crc, outcome, ..
@@ -91,15 +129,102 @@ impl File {
                 self.settle(seq, state, attempts);
                 return Written::Settled { seq: Some(seq) };
             }
-            Write::SaveProducer(record) => {
-                self.producers.insert(record.producer, record.clone());
+            Write::SaveProducer(record) => self.save(record, true),
+            Write::SaveCounts(record) => self.save(record, false),
+            Write::Keep { producer, kept } => {
+                self.outcomes
+                    .insert((*producer, kept.sequence), kept.clone());
             }
+            Write::Drop { producer, ranges } => {
+                for n in ranges.numbers() {
+                    self.outcomes.remove(&(*producer, n));
+                }
+            }
+            Write::HoldKey(held) => drop(self.held.insert(held.key.clone())),
             other => unreachable!("the machines do not write {other:?}"),
         }
         Written::Done
     }
 
-    fn insert(&mut self, now: Instant, new: &NewRow) -> Written {
+    // ---- producers
+
+    fn save(&mut self, record: &ProducerRecord, outcomes: bool) {
+        let id = record.producer;
+        let known = self.known(id);
+        let rows = known.counts.rows;
+        *known = ProducerRecord {
+            kept: Vec::new(),
+            ..record.clone()
+        };
+        known.counts.rows = rows;
+        if outcomes {
+            self.outcomes.retain(|(producer, _), _| *producer != id);
+            let kept = record.kept.iter().cloned();
+            self.outcomes
+                .extend(kept.map(|kept| ((id, kept.sequence), kept)));
+        }
+    }
+
+    fn known(&mut self, producer: ProducerId) -> &mut ProducerRecord {
+        self.producers
+            .entry(producer)
+            .or_insert_with(|| ProducerRecord {
+                producer,
+                epoch: Epoch::default(),
+                instance: None,
+                counts: ProducerCounts::default(),
+                kept: Vec::new(),
+                since: Timestamp::default(),
+                updated_at: Timestamp::default(),
+            })
+    }
+
+    fn counts_of(&mut self, origin: Option<Origin>) -> Option<&mut RowCounts> {
+        let origin = origin?;
+        Some(&mut self.known(origin.producer).counts.rows)
+    }
+
+    pub(crate) fn producer(&self, producer: ProducerId) -> Option<ProducerRecord> {
+        let mut record = self.producers.get(&producer)?.clone();
+        let kept = self.outcomes.range((producer, 0)..=(producer, u64::MAX));
+        record.kept = kept.map(|(_, kept)| kept.clone()).collect();
+        Some(record)
+    }
+
+    /// Whether it is known, beyond its consumer, that this message was processed.
+    pub(crate) fn is_processed(&self, id: &MessageId) -> bool {
+        let row = self.row_of(id);
+        let of = |kept: &Kept| kept.id == *id && kept.outcome == Outcome::Processed;
+        row.is_some_and(|row| row.state == Existing::Processed) || self.outcomes.values().any(of)
+    }
+
+    #[expect(dead_code, reason = "checked once producers count what became rows")]
+    pub(crate) fn audit(&self) -> Vec<Audit> {
+        let pending = |producer: ProducerId| {
+            let of = |row: &&Row| {
+                let origin = row.origin.is_some_and(|origin| origin.producer == producer);
+                origin && row.state == Existing::Pending
+            };
+            self.rows.values().filter(of).count() as u64
+        };
+        let audit = |record: &ProducerRecord| record.audit(pending(record.producer));
+        self.producers.values().map(audit).collect()
+    }
+
+    // ---- keys
+
+    pub(crate) fn held(&self) -> Vec<Key> {
+        self.held.iter().cloned().collect()
+    }
+
+    /// Somebody releases every key that is stopped; whether there was one.
+    pub(crate) fn release_keys(&mut self) -> bool {
+        !std::mem::take(&mut self.held).is_empty()
+    }
+
+    // ---- rows
+
+    fn insert(&mut self, now: Now, by: Writer, new: &NewRow) -> Written {
         if let Some(seq) = self.by_id.get(&new.message.id).copied() {
             return self.insert_again(now, seq, new);
         }
@@ -115,11 +240,21 @@ impl File {
         };
         self.by_id.insert(new.message.id.clone(), seq);
         self.rows.insert(seq, row);
+        if let Some(counts) = self.counts_of(new.origin) {
+            match by {
+                Writer::Producer => counts.by_queue += 1,
+                Writer::Consumer => counts.stored += 1,
+            }
+        }
+        if let RowState::Pending { due, .. } = &new.state {
+            let row = self.rows.get_mut(&seq).expect("just inserted");
+            row.due = due_at(now, due, new.message.deliver_at);
+        }
         self.update(now, seq, &new.state);
         Written::Inserted { seq }
     }
 
-    fn insert_again(&mut self, now: Instant, seq: i64, new: &NewRow) -> Written {
+    fn insert_again(&mut self, now: Now, seq: i64, new: &NewRow) -> Written {
         let row = &self.rows[&seq];
         if row.message.crc() != new.message.crc() {
             return Written::Conflict;
@@ -131,7 +266,7 @@ impl File {
         Written::Exists { seq, state }
     }
 
-    fn update(&mut self, now: Instant, seq: i64, state: &RowState) {
+    fn update(&mut self, now: Now, seq: i64, state: &RowState) {
         match state {
             RowState::Pending {
                 attempts,
@@ -141,8 +276,8 @@ impl File {
                 ..
             } => {
                 let row = self.rows.get_mut(&seq).expect("just looked up");
-                if *attempts > 0 || *suspect || row.due.is_none() {
-                    row.due = due_at(now, due).or(row.due);
+                if *attempts > 0 || *suspect {
+                    row.due = due_at(now, due, row.message.deliver_at);
                 }
                 row.attempts = row.attempts.max(*attempts);
                 row.suspect |= suspect;
@@ -158,8 +293,16 @@ impl File {
         self.release(&[seq]);
         let row = self.rows.get_mut(&seq).expect("a row that exists");
         row.attempts = row.attempts.max(attempts);
-        if row.state == Existing::Pending {
-            row.state = state;
+        if row.state != Existing::Pending {
+            return;
+        }
+        row.state = state;
+        let origin = row.origin;
+        if let Some(counts) = self.counts_of(origin) {
+            match state {
+                Existing::Dead => counts.dead += 1,
+                Existing::Pending | Existing::Processed => counts.processed += 1,
+            }
         }
     }
 
@@ -169,16 +312,23 @@ impl File {
         }
     }
 
-    /// The next owner of the file's lock: what the last one had claimed may have killed it.
-    pub(crate) fn take_over(&mut self) {
+    /// The next owner of the file's lock: what the last one had claimed may have killed it. The last one, if it ended
+    /// in order.
+    pub(crate) fn take_over(&mut self) -> Option<InstanceId> {
         for seq in std::mem::take(&mut self.claims) {
             let row = self.rows.get_mut(&seq).expect("a row that was claimed");
             row.suspect |= row.state == Existing::Pending;
         }
+        self.clean.take()
     }
 
-    pub(crate) fn release_all(&mut self) {
+    /// The end of an owner in order.
+    pub(crate) fn shut_down(&mut self, owner: InstanceId, records: &[ProducerRecord]) {
+        for record in records {
+            self.save(record, true);
+        }
         self.claims.clear();
+        self.clean = Some(owner);
     }
 
     // ---- reads
@@ -201,29 +351,29 @@ impl File {
             .map(|(seq, row)| (*seq, row))
     }
 
-    pub(crate) fn page(&self, now: Instant, after: Cursor, limit: usize) -> Page {
-        let after = if after == Cursor::default() {
-            0
-        } else {
-            after.seq()
-        };
+    pub(crate) fn page(&self, now: Now, after: Cursor, limit: usize) -> Page {
+        let start = after == Cursor::default();
+        let after = if start { 0 } else { after.seq() };
         let pending = self.rows.range(after + 1..);
         let pending = pending.map(|(seq, row)| (*seq, row));
         let rows = pending.filter(|(_, row)| row.state == Existing::Pending);
-        self.page_of(now, rows, limit)
+        Page {
+            held: start.then(|| self.held()),
+            ..self.page_of(now, rows, limit)
+        }
     }
 
-    pub(crate) fn page_of_key(&self, now: Instant, key: &Key, limit: usize) -> Page {
+    pub(crate) fn page_of_key(&self, now: Now, key: &Key, limit: usize) -> Page {
         self.page_of(now, self.of_key(key), limit)
     }
 
     fn page_of<'a>(
         &'a self,
-        now: Instant,
+        now: Now,
         rows: impl Iterator<Item = (i64, &'a Row)>,
         limit: usize,
     ) -> Page {
-        let mut due = rows.filter(|(_, row)| row.due.is_none_or(|at| at <= now));
+        let mut due = rows.filter(|(_, row)| row.due.is_none_or(|at| at.wait(now).is_zero()));
         let mut candidates = Vec::new();
         for (seq, row) in due.by_ref().take(limit) {
             candidates.push(self.candidate(seq, row));
@@ -235,15 +385,17 @@ impl File {
             .filter(|row| row.state == Existing::Pending);
         let next_due = next_due
             .filter_map(|row| row.due)
-            .filter(|at| *at > now)
+            .map(|at| at.wait(now))
+            .filter(|wait| !wait.is_zero())
             .min();
         Page {
             end: candidates.len() < limit,
             cursor: Cursor::new(50, last),
             candidates,
             damaged: Vec::new(),
-            generation: 0,
-            next_due_in: next_due.map(|at| at - now),
+            generation: self.generation,
+            next_due_in: next_due,
+            held: None,
         }
     }
 
@@ -257,11 +409,7 @@ impl File {
             None => Vec::new(),
         };
         let kept = row.origin.and_then(|origin| {
-            let record = self.producers.get(&origin.producer)?;
-            let kept = record
-                .kept
-                .iter()
-                .find(|kept| kept.sequence == origin.sequence)?;
+            let kept = self.outcomes.get(&(origin.producer, origin.sequence))?;
             (kept.id == row.message.id).then(|| (kept.outcome, kept.reason.clone()))
         });
         Candidate {
@@ -282,11 +430,10 @@ impl File {
     }
 }
 
-fn due_at(now: Instant, due: &Due) -> Option<Instant> {
+fn due_at(now: Now, due: &Due, deliver_at: Option<Timestamp>) -> Option<Moment> {
     match due {
-        Due::Now => None,
-        Due::In(wait) => Some(now + *wait),
-        // The simulation sends nothing with `deliver_at`.
-        Due::At(_) => None,
+        Due::Now => deliver_at.map(Moment::Wall),
+        Due::In(wait) => Some(Moment::Mono(now.mono + *wait)),
+        Due::At(at) => Some(Moment::Wall(*at)),
     }
 }

@@ -11,11 +11,19 @@ use crate::file::File;
 
 /// A rule that was broken.
 #[derive(Clone, Debug)]
-pub struct Broken(pub String);
+pub enum Broken {
+    /// Something happened that must never happen.
+    Safety(String),
+    /// Without faults something that must happen did not.
+    Liveness(String),
+}
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Safety(text) => write!(f, "safety: {text}"),
+            Self::Liveness(text) => write!(f, "liveness: {text}"),
+        }
     }
 }
 
@@ -31,6 +39,10 @@ pub(crate) struct Ledger {
     messages: HashMap<MessageId, Sent>,
     lanes: BTreeMap<(Sender, String), Vec<MessageId>>,
     killed: HashSet<Run>,
+    /// Messages that another state of the queue file may have lost or repeated: nothing is promised of them.
+    forgiven: HashSet<MessageId>,
+    /// Whether the queue file was ever put back or replaced: counts need not balance.
+    pub(crate) other_file: bool,
     pub(crate) doubles: u64,
     broken: Option<Broken>,
 }
@@ -75,7 +87,7 @@ impl Ledger {
             Verdict::NotTaken(_) => sent.done_in.is_empty() && row.is_none(),
             Verdict::Answered(_) | Verdict::Refused(..) | Verdict::Unknown => true,
         };
-        if !fine {
+        if !fine && !self.forgiven.contains(id) {
             self.break_rule(format!("{id}: told {verdict:?}, but row {row:?}"));
         }
         if matches!(
@@ -87,9 +99,12 @@ impl Ledger {
     }
 
     pub(crate) fn starts(&mut self, id: &MessageId, run: Run, file: &File) {
-        let sent = self.messages.get_mut(id).expect("a message that was sent");
+        let sent = &self.messages[id];
         if matches!(sent.verdict, Some(Verdict::NotTaken(_))) {
             self.break_rule(format!("{id}: starts after NotTaken"));
+            return;
+        }
+        if self.forgiven.contains(id) {
             return;
         }
         if file
@@ -111,7 +126,8 @@ impl Ledger {
             let dead = file
                 .row_of(earlier)
                 .is_some_and(|row| row.state == Existing::Dead);
-            if !(gone || dead || !other.done_in.is_empty()) {
+            let forgiven = self.forgiven.contains(earlier);
+            if !(gone || dead || forgiven || !other.done_in.is_empty()) {
                 let text = format!("{id} of {key} starts in run {run} before {earlier} is done");
                 return self.break_rule(text);
             }
@@ -125,11 +141,12 @@ impl Ledger {
             return;
         };
         sent.done_in.push(run);
+        if self.forgiven.contains(id) {
+            return;
+        }
         self.doubles += 1;
         let told = matches!(sent.verdict, Some(Verdict::Answered(Outcome::Processed)));
-        let recorded = file
-            .row_of(id)
-            .is_some_and(|row| row.state == Existing::Processed);
+        let recorded = file.is_processed(id);
         if last == run || !self.killed.contains(&last) || told || recorded {
             self.break_rule(format!(
                 "{id}: processed in run {run} and before in {last} (killed {}, told {told}, recorded {recorded})",
@@ -142,8 +159,14 @@ impl Ledger {
         self.killed.insert(run);
     }
 
+    /// The queue file is another one now: what was sent so far may be lost or repeated with it.
+    pub(crate) fn forgive(&mut self) {
+        self.other_file = true;
+        self.forgiven.extend(self.messages.keys().cloned());
+    }
+
     pub(crate) fn break_rule(&mut self, text: String) {
-        self.broken.get_or_insert(Broken(text));
+        self.broken.get_or_insert(Broken::Safety(text));
     }
 
     pub(crate) fn broken(&mut self) -> Option<Broken> {
@@ -161,7 +184,8 @@ impl Ledger {
             let dead = file
                 .row_of(id)
                 .is_some_and(|row| row.state == Existing::Dead);
-            if promised && sent.done_in.is_empty() && !dead {
+            let forgiven = self.forgiven.contains(id);
+            if promised && sent.done_in.is_empty() && !dead && !forgiven {
                 lost.push(id);
             }
         }

@@ -12,12 +12,14 @@
 #![expect(clippy::print_stdout, reason = "the trace of a replayed seed")]
 
 mod consumer;
+mod coverage;
 mod file;
 mod ledger;
 mod options;
 mod producer;
 mod world;
 
+pub use coverage::Coverage;
 pub use ledger::Broken;
 pub use options::Options;
-pub use world::{Report, run};
+pub use world::{Report, run, run_covered};

@@ -1,5 +1,5 @@
 //! Runs seeds: `spoolway-sim --seed 7` replays one, `--trace 7` prints all that happens in it, and
-//! `spoolway-sim --seeds 100000 --from 1` searches.
+//! `spoolway-sim --seeds 100000 --from 1` searches, and prints which cells of the machines' tables it reached.
 
 #![expect(
     clippy::print_stdout,
@@ -10,7 +10,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use spoolway_sim::{Options, run};
+use spoolway_sim::{Coverage, Options, run_covered};
 
 fn main() -> ExitCode {
     let mut from = 1;
@@ -31,13 +31,14 @@ fn main() -> ExitCode {
         }
     }
     let start = Instant::now();
+    let mut coverage = Coverage::default();
     let (mut sent, mut doubles, mut consumers) = (0, 0, 0);
     for seed in from..from + count {
         let options = Options {
             trace,
             ..Options::from_seed(seed)
         };
-        match run(options.clone()) {
+        match run_covered(options.clone(), &mut coverage) {
             Ok(report) => {
                 sent += report.sent;
                 doubles += report.doubles;
@@ -56,5 +57,8 @@ fn main() -> ExitCode {
         "{count} seeds from {from} in {:.1} s: {sent} messages, {consumers} consumers, {doubles} doubles admitted",
         start.elapsed().as_secs_f64()
     );
+    if count > 1 {
+        println!("{coverage}\nnot reached: {}", coverage.missed().join(", "));
+    }
     ExitCode::SUCCESS
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use spoolway_consumer::machine::{Dedup, OnDead};
 
 /// The options of one run. Rates of faults are per second of simulated time.
 #[derive(Clone, Debug)]
@@ -19,11 +20,20 @@ pub struct Options {
     pub keyless_share: f64,
     pub send_every: Duration,
     pub window: u32,
+    /// The sum of windows: small ones change as connections come and go.
+    pub pending_max: u32,
+    pub dedup: Dedup,
+    pub on_dead: OnDead,
+    /// The next consumer waits for the death of the last.
+    pub standby: bool,
     pub slots: usize,
     pub claimed_max: usize,
     pub page: usize,
     pub slow_share: f64,
     pub fail_share: f64,
+    pub reject_share: f64,
+    pub ttl_share: f64,
+    pub later_share: f64,
     pub poison_share: f64,
     pub late_packet_share: f64,
     pub late_commit_share: f64,
@@ -34,6 +44,12 @@ pub struct Options {
     pub cuts: f64,
     pub producer_kills: f64,
     pub disk_full: f64,
+    pub clock_jumps: f64,
+    pub saves: f64,
+    /// The queue file is put back to an earlier state while no consumer runs.
+    pub restores: f64,
+    /// Another file, an empty one, comes to the path of the queue file under a running consumer.
+    pub replaces: f64,
 }
 
 impl Options {
@@ -51,11 +67,18 @@ impl Options {
             keyless_share: pick(rng, &[0.0, 0.3, 0.7, 1.0]),
             send_every: Duration::from_micros(pick(rng, &[50, 1_000, 20_000, 100_000])),
             window: pick(rng, &[1, 2, 8, 64, 1_024]),
+            pending_max: pick(rng, &[3, 100, 10_000, 10_000]),
+            dedup: pick(rng, &[Dedup::Memory, Dedup::Memory, Dedup::Durable]),
+            on_dead: pick(rng, &[OnDead::Continue, OnDead::Continue, OnDead::Hold]),
+            standby: rng.random_bool(0.3),
             slots: pick(rng, &[1, 2, 8, 64]),
             claimed_max: pick(rng, &[8, 32, 256]),
             page: pick(rng, &[1, 4, 50]),
             slow_share: pick(rng, &[0.0, 0.0, 0.05, 0.3]),
             fail_share: pick(rng, &[0.0, 0.0, 0.05, 0.3]),
+            reject_share: pick(rng, &[0.0, 0.0, 0.02, 0.1]),
+            ttl_share: pick(rng, &[0.0, 0.0, 0.1]),
+            later_share: pick(rng, &[0.0, 0.0, 0.1]),
             poison_share: pick(rng, &[0.0, 0.0, 0.0, 0.03]),
             late_packet_share: pick(rng, &[0.0, 0.02, 0.2]),
             late_commit_share: pick(rng, &[0.0, 0.02, 0.2]),
@@ -65,7 +88,11 @@ impl Options {
             stops: pick(rng, &[0.0, 0.0, 0.3]),
             cuts: pick(rng, &[0.0, 1.0, 10.0]),
             producer_kills: pick(rng, &[0.0, 0.0, 0.2]),
-            disk_full: pick(rng, &[0.0, 0.0, 0.2]),
+            disk_full: pick(rng, &[0.0, 0.0, 0.2, 1.0]),
+            clock_jumps: pick(rng, &[0.0, 0.0, 0.5]),
+            saves: pick(rng, &[0.0, 0.0, 1.0]),
+            restores: pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.1]),
+            replaces: pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.1]),
         }
     }
 }

@@ -14,6 +14,7 @@ use spoolway_proto::{
 use spoolway_queue::{Due, Existing, NewRow, Origin, RowState, Write, Written};
 
 use crate::consumer::ToConsumer;
+use crate::file::Writer;
 use crate::ledger::Sender;
 use crate::world::{Happening, World};
 
@@ -71,8 +72,8 @@ impl World {
             if self.disk_full || self.rng.random_bool(0.5) {
                 break;
             }
-            let now = self.mono();
-            self.file.commit(now, &writes);
+            let now = self.now();
+            self.file.commit(now, Writer::Producer, &writes);
         }
         let left = self.producers[index].left;
         self.start_producer(index, left);
@@ -94,12 +95,20 @@ impl World {
         let mut message = Message::new(kind, &self.sent).expect("a plain message");
         let sender = self.producers[index].sender;
         let id = MessageId::new(format!("{index}.{sender}-{}", self.sent)).expect("a short id");
-        message.stamp(Timestamp(1_700_000_000_000), || id.clone());
+        let wall = self.now().wall;
+        message.stamp(wall, || id.clone());
         let mut lane = None;
         if keyed {
             let key = format!("k{}", self.rng.random_range(0..self.options.keys));
             message = message.key(&key);
             lane = Some(key);
+        }
+        if self.rng.random_bool(self.options.ttl_share) {
+            let ttl = self.between(Duration::from_millis(1), Duration::from_secs(3));
+            message = message.ttl(ttl);
+        } else if !keyed && self.rng.random_bool(self.options.later_share) {
+            let wait = self.between(Duration::ZERO, Duration::from_secs(3));
+            message = message.deliver_at(Timestamp(wall.0 + wait.as_millis() as i64));
         }
         self.ledger.sent(id, sender, lane);
         let now = self.mono();
@@ -120,6 +129,8 @@ impl World {
     pub(crate) fn tell_producer(&mut self, index: usize, sender: Sender, event: Event) {
         if self.producers[index].sender == sender {
             let now = self.mono();
+            let route = &self.producers[index].route;
+            self.coverage.route(route, &event);
             self.producers[index].route.on(now, event);
             self.drain_route(index);
         }
@@ -327,8 +338,8 @@ impl World {
         let event = if self.disk_full {
             Event::SpoolFailed { group }
         } else {
-            let now = self.mono();
-            let written = self.file.commit(now, &writes);
+            let now = self.now();
+            let written = self.file.commit(now, Writer::Producer, &writes);
             if !self.rng.random_bool(self.options.lost_wake_share) {
                 self.wake_consumer();
             }

@@ -9,9 +9,11 @@ use rand::{RngExt as _, SeedableRng as _};
 use spoolway_client::route;
 use spoolway_consumer::machine::{ConnId, Event, Now};
 use spoolway_proto::{MessageId, Timestamp};
+use spoolway_queue::Write;
 
 use crate::consumer::{Consumer, ToConsumer};
-use crate::file::File;
+use crate::coverage::Coverage;
+use crate::file::{File, Writer};
 use crate::ledger::{Broken, Ledger, Run, Sender};
 use crate::options::Options;
 use crate::producer::Producer;
@@ -100,6 +102,8 @@ pub(crate) enum Happening {
     },
     Fault(Fault),
     DiskHasRoom,
+    /// Somebody releases the keys that dead letters have stopped.
+    Releases,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +114,24 @@ pub(crate) enum Fault {
     Cut,
     ProducerKill,
     DiskFull,
+    ClockJump,
+    Save,
+    Restore,
+    Replace,
 }
+
+const FAULTS: [Fault; 10] = [
+    Fault::Kill,
+    Fault::Restart,
+    Fault::Stop,
+    Fault::Cut,
+    Fault::ProducerKill,
+    Fault::DiskFull,
+    Fault::ClockJump,
+    Fault::Save,
+    Fault::Restore,
+    Fault::Replace,
+];
 
 /// A connection: two directions, each in order.
 #[derive(Debug)]
@@ -151,6 +172,11 @@ pub(crate) struct World {
     unread: BTreeMap<ConnId, VecDeque<Happening>>,
     stopped: bool,
     pub(crate) calm: bool,
+    pub(crate) coverage: Coverage,
+    /// How far the wall clock was set, in milliseconds.
+    wall_offset: i64,
+    /// An earlier state of the queue file.
+    snapshot: Option<File>,
 }
 
 /// Runs one simulation.
@@ -158,12 +184,24 @@ pub(crate) struct World {
 /// # Errors
 /// The first rule that was broken.
 pub fn run(options: Options) -> Result<Report, Broken> {
+    run_covered(options, &mut Coverage::default())
+}
+
+/// The same, and adds to the cells of the machines' tables that were reached.
+///
+/// # Errors
+/// The first rule that was broken.
+pub fn run_covered(options: Options, coverage: &mut Coverage) -> Result<Report, Broken> {
     let mut world = World::new(options);
-    world.play()
+    let played = world.play();
+    coverage.add(&world.coverage);
+    played
 }
 
 /// Faults end here at the latest.
 const FAULTS_FOR: Duration = Duration::from_secs(40);
+/// Between two looks of the one who releases keys.
+const RELEASE_EVERY: Duration = Duration::from_secs(2);
 /// Everything is settled this long after the last fault, or never: retries take 5 s each, a poison its attempts.
 const SETTLED_AFTER: Duration = Duration::from_secs(20_000);
 
@@ -192,20 +230,17 @@ impl World {
             unread: BTreeMap::new(),
             stopped: false,
             calm: false,
+            coverage: Coverage::default(),
+            wall_offset: 0,
+            snapshot: None,
             options,
         };
         for index in 0..world.options.producers {
             world.start_producer(index, world.options.messages);
         }
         world.schedule(Duration::from_micros(10), Happening::Starts);
-        for fault in [
-            Fault::Kill,
-            Fault::Restart,
-            Fault::Stop,
-            Fault::Cut,
-            Fault::ProducerKill,
-            Fault::DiskFull,
-        ] {
+        world.schedule(RELEASE_EVERY, Happening::Releases);
+        for fault in FAULTS {
             world.schedule_fault(fault);
         }
         world
@@ -230,16 +265,20 @@ impl World {
                     break;
                 }
                 if at - since > nanos(SETTLED_AFTER) {
-                    return Err(Broken(format!("not settled: {}", self.unsettled())));
+                    return Err(Broken::Liveness(format!(
+                        "not settled: {}",
+                        self.unsettled()
+                    )));
                 }
             }
         }
         if !self.is_settled() {
-            return Err(Broken(format!(
+            return Err(Broken::Liveness(format!(
                 "nothing happens any more: {}",
                 self.unsettled()
             )));
         }
+        self.save_everything();
         self.ledger.close(&self.file);
         match self.ledger.broken() {
             Some(broken) => Err(broken),
@@ -315,7 +354,21 @@ impl World {
             Happening::IsRead { conn } => self.is_read(conn),
             Happening::Fault(fault) => self.fault(fault),
             Happening::DiskHasRoom => self.disk_full = false,
+            Happening::Releases => {
+                if self.file.release_keys() {
+                    self.wake_consumer();
+                }
+                self.schedule(RELEASE_EVERY, Happening::Releases);
+            }
         }
+    }
+
+    /// What the audit would see after asking the consumer to save.
+    fn save_everything(&mut self) {
+        let now = self.now();
+        let records = self.consumer.records();
+        let writes: Vec<Write> = records.into_iter().map(Write::SaveCounts).collect();
+        self.file.commit(now, Writer::Consumer, &writes);
     }
 
     // ---- faults
@@ -328,6 +381,10 @@ impl World {
             Fault::Cut => self.options.cuts,
             Fault::ProducerKill => self.options.producer_kills,
             Fault::DiskFull => self.options.disk_full,
+            Fault::ClockJump => self.options.clock_jumps,
+            Fault::Save => self.options.saves,
+            Fault::Restore => self.options.restores,
+            Fault::Replace => self.options.replaces,
         };
         if rate > 0.0 && !self.calm {
             let wait = self.rng.random_range(0.0..2.0) / rate;
@@ -358,8 +415,40 @@ impl World {
                 let wait = self.between(Duration::from_millis(50), Duration::from_secs(12));
                 self.schedule(wait, Happening::DiskHasRoom);
             }
+            Fault::ClockJump => self.wall_offset += self.rng.random_range(-60_000..=60_000),
+            Fault::Save => {
+                let run = self.consumer.run;
+                self.tell_consumer(run, Event::Save { save: 0 });
+            }
+            Fault::Restore => self.restore(),
+            Fault::Replace if self.consumer.is_up() && !self.stopped => self.replace(),
+            Fault::Replace => {}
         }
         self.schedule_fault(fault);
+    }
+
+    /// Takes a copy of the queue file, or puts the one that was taken in its place while no consumer runs.
+    fn restore(&mut self) {
+        match self.snapshot.take() {
+            None => self.snapshot = Some(self.file.clone()),
+            Some(snapshot) => {
+                self.kill_consumer();
+                self.ledger.forgive();
+                self.file = snapshot;
+            }
+        }
+    }
+
+    /// An empty file comes to the path under the running consumer, which takes it over.
+    fn replace(&mut self) {
+        self.ledger.forgive();
+        let generation = self.file.generation + 1;
+        self.file = File::default();
+        self.file.generation = generation;
+        let run = self.consumer.run;
+        let wait = self.between(Duration::from_micros(50), Duration::from_millis(20));
+        let event = Event::Replaced { generation };
+        self.schedule(wait, Happening::Inside { run, event });
     }
 
     /// What waited is met in the order of each connection, and the connections are read sooner or later: rows that
@@ -520,7 +609,7 @@ impl World {
     }
 
     pub(crate) fn now(&self) -> Now {
-        let ms = 1_700_000_000_000 + (self.clock / 1_000_000) as i64;
+        let ms = 1_700_000_000_000 + (self.clock / 1_000_000) as i64 + self.wall_offset;
         Now {
             mono: self.mono(),
             wall: Timestamp(ms),

@@ -78,7 +78,7 @@ impl Core {
                 );
             }
             ConsumerOp::Ping => self.on(now, Event::Pinged),
-            ConsumerOp::Pong => {}
+            ConsumerOp::Pong | ConsumerOp::Saved { .. } => {}
             ConsumerOp::Goodbye { ms } => {
                 self.reason = Some(SocketReason::Leaving);
                 self.on(

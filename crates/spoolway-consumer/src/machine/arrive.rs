@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spoolway_proto::ProducerId;
 use spoolway_proto::{AckLevel, Code, Invalid, Message, Outcome, PROTOCOL_VERSION, ProducerHello};
-use spoolway_queue::ProducerRecord;
+use spoolway_queue::{ProducerRecord, RowCounts};
 
 use super::event::wanted;
 use super::kept::Kept;
@@ -91,6 +91,7 @@ impl Machine {
         if keyed == Some(false) && asking.version == self.backlog.version {
             self.backlog.maybe = false;
         }
+        let rows = record.as_ref().map(|record| record.counts.rows);
         if let Some(record) = record
             && !self
                 .producers
@@ -100,11 +101,13 @@ impl Machine {
             self.remember(record);
         }
         if let Some((conn, hello)) = asking.hello {
-            self.greet(conn, &hello);
+            // Where the file could not be read, the next hello is held against it.
+            let rows = keyed.map(|_| rows.unwrap_or_default());
+            self.greet(conn, &hello, rows);
         }
     }
 
-    fn greet(&mut self, conn: ConnId, hello: &ProducerHello) {
+    fn greet(&mut self, conn: ConnId, hello: &ProducerHello, rows: Option<RowCounts>) {
         if self.conns.get(&conn).is_none_or(|known| known.over) {
             return;
         }
@@ -128,17 +131,18 @@ impl Machine {
         producer.conn = Some(conn);
         producer.gone_at = None;
         producer.first = producer.first.max(hello.first);
-        producer.highest = producer.highest.max(hello.fresh - 1);
-        producer.queue = producer.queue.max(hello.queue);
-        producer.err = producer.err.max(hello.err);
+        if let Some(rows) = rows {
+            self.balance(hello, &rows);
+        }
         if let Some(known) = self.conns.get_mut(&conn) {
             known.hello = Some(Greeted {
                 producer: id,
                 ack: hello.ack,
                 next: hello.first,
                 window: 0,
-                limit: 0,
-                unanswered: 0,
+                came: 0,
+                answered: 0,
+                may_come: 0,
                 bytes: 0,
             });
         }
@@ -164,9 +168,9 @@ impl Machine {
             if hello.window == share {
                 continue;
             }
+            // What is under way was sent when no more was answered than now.
+            hello.may_come = hello.may_come();
             hello.window = share;
-            hello.limit = hello.limit.max(share);
-            hello.shrink();
             let (conn, window) = (*conn, share);
             self.actions.push_back(if greeted == Some(conn) {
                 Action::Greet {
@@ -192,7 +196,7 @@ impl Machine {
         let forward = n.saturating_sub(1);
         let producer = hello.producer;
         if let Some(producer) = self.producers.get_mut(&producer) {
-            producer.highest = producer.highest.max(forward);
+            producer.counts.sent = producer.counts.sent.max(forward);
         }
         // What was skipped is committed: a keyed message after it may have to wait for it.
         self.mark_backlog();
@@ -263,26 +267,26 @@ impl Machine {
         let (id, n, ack) = (hello.producer, hello.next, hello.ack);
         hello.next += 1;
         let bytes = message.as_ref().map_or(0, |message| message.size() as u64);
-        let room =
-            hello.unanswered < hello.limit && hello.bytes + bytes <= self.config.window_bytes;
-        if !room && hello.unanswered > 0 {
+        let room = hello.came < hello.may_come() && hello.bytes + bytes <= self.config.window_bytes;
+        if !room && hello.came > hello.answered {
             return self.fault(
                 conn,
                 Code::WindowOverrun,
                 format!("message {n} is over the window"),
             );
         }
-        hello.unanswered += 1;
+        hello.came += 1;
         hello.bytes += bytes;
         let producer = self.producers.entry(id).or_default();
         let suspect = n < producer.suspect_below;
-        producer.highest = producer.highest.max(n);
+        producer.counts.sent = producer.counts.sent.max(n);
         let pair = Pair {
             producer: id,
             n,
             conn,
             bytes,
             answered: false,
+            counted: false,
         };
         match message {
             Err(invalid) => self.nack(pair, invalid.code, invalid.to_string(), None),
@@ -371,7 +375,10 @@ impl Machine {
             .iter_mut()
             .find(|known| (known.producer, known.n) == (pair.producer, pair.n))
         {
-            Some(known) => *known = pair,
+            Some(known) => {
+                let counted = known.counted;
+                *known = Pair { counted, ..pair };
+            }
             None => entry.pairs.push(pair),
         }
         self.producers
@@ -393,10 +400,14 @@ impl Machine {
         };
         let mut answers = Vec::new();
         for pair in entry.pairs.iter_mut().filter(|pair| !pair.answered) {
-            pair.answered = true;
             answers.push(*pair);
+            pair.answered = true;
+            pair.counted = true;
         }
         for pair in answers {
+            if !pair.counted {
+                self.count_answer(pair.producer);
+            }
             self.send_answer(pair, Outcome::Received, None);
         }
     }
@@ -411,7 +422,8 @@ impl Machine {
             .message
             .deliver_at
             .is_some_and(|at| at > self.now.wall);
-        entry.by_file = entry.suspect || later || level == AckLevel::Stored;
+        let held = entry.lane_key().is_some_and(|key| self.held.contains(key));
+        entry.by_file = entry.suspect || later || held || level == AckLevel::Stored;
         let by_file = entry.by_file;
         if entry.is_late(self.now.wall) && !keyed {
             return self.bury(ticket, "expired", None);
@@ -502,6 +514,9 @@ impl Machine {
         };
         for pair in pairs {
             self.keep(pair.producer, pair.n, kept(&reason));
+            if !pair.counted {
+                self.count_answer(pair.producer);
+            }
             if !pair.answered {
                 self.send_answer(pair, outcome, reason.clone());
             }
@@ -523,6 +538,10 @@ impl Machine {
 
     fn answer_kept(&mut self, pair: Pair, kept: Kept) {
         let (outcome, reason) = (kept.outcome, kept.reason.clone());
+        let known = self.producers.get(&pair.producer);
+        if known.is_none_or(|known| !known.kept.contains_key(&pair.n)) {
+            self.count_answer(pair.producer);
+        }
         self.keep(pair.producer, pair.n, kept);
         self.send_answer(pair, outcome, reason);
     }
@@ -569,9 +588,8 @@ impl Machine {
         };
         let over = state.over;
         if let Some(hello) = &mut state.hello {
-            hello.unanswered -= 1;
+            hello.answered += 1;
             hello.bytes -= pair.bytes;
-            hello.shrink();
         }
         !over
     }
@@ -584,9 +602,9 @@ impl Conn {
 }
 
 impl Greeted {
-    /// A smaller window takes hold once no more than that is unanswered.
-    fn shrink(&mut self) {
-        self.limit = self.limit.min(self.unanswered.max(self.window));
+    /// How many messages may have come by now. A smaller window takes hold as answers go out.
+    fn may_come(&self) -> u64 {
+        self.may_come.max(self.answered + u64::from(self.window))
     }
 }
 
@@ -604,6 +622,7 @@ impl Entry {
             attempts: 0,
             delivery: 0,
             step: Step::Waiting,
+            as_row: false,
             storing: false,
             finish: None,
         }

@@ -32,6 +32,10 @@ pub(super) enum Doing {
     Late { producer: ProducerId, n: u64 },
     /// The producer's record is saved, so memory may be free of it.
     Forget(ProducerId),
+    /// The key is stopped.
+    Hold(Key),
+    /// The counts of producers are saved, as was asked for.
+    Save(u64),
 }
 
 /// Writes on their way, and which file their row numbers are of.
@@ -48,7 +52,8 @@ impl Machine {
         }
         let batch = self.next_batch;
         self.next_batch += 1;
-        let plain = writes.iter().map(|(write, _)| write.clone()).collect();
+        let plain: Vec<Write> = writes.iter().map(|(write, _)| write.clone()).collect();
+        let names_rows = plain.iter().any(Write::names_rows);
         self.batches.insert(
             batch,
             Batch {
@@ -58,6 +63,7 @@ impl Machine {
         );
         self.actions.push_back(Action::Commit {
             batch,
+            generation: names_rows.then_some(self.generation),
             writes: plain,
         });
     }
@@ -134,10 +140,13 @@ impl Machine {
             Doing::Late { producer, n } => {
                 if let Written::Settled { seq: Some(seq) } = written {
                     self.reads.left(seq, true);
+                    self.uncount_answer(producer);
                 }
                 self.drop_kept(producer, n);
             }
             Doing::Forget(producer) => self.forgotten(producer),
+            Doing::Hold(key) => self.key_is_held(&key),
+            Doing::Save(save) => self.actions.push_back(Action::Saved { save, saved: true }),
         }
     }
 
@@ -234,9 +243,10 @@ impl Machine {
         let mut again = Vec::new();
         for (write, doing) in writes {
             match doing {
-                Doing::Nothing => {}
+                Doing::Nothing if !matches!(write, Write::Keep { .. }) => {}
                 // The rows were of a file that is gone.
-                Doing::Claim(_) | Doing::Row { .. } | Doing::Settle(..) if void => {}
+                Doing::Claim(_) | Doing::Row { .. } | Doing::Settle(..)
+                    if void && !matches!(write, Write::Keep { .. }) => {}
                 Doing::Leave(ticket) | Doing::Retry(ticket) => {
                     if self
                         .entries
@@ -268,13 +278,20 @@ impl Machine {
                 {
                     self.could_not_store(ticket, true);
                 }
+                // What was to be saved may be out of date when it is tried again.
+                Doing::Forget(producer) => self.not_forgotten(producer),
+                Doing::Save(save) => {
+                    let saved = false;
+                    self.actions.push_back(Action::Saved { save, saved });
+                }
                 // Claimed rows keep their places: what is behind them has counted on it.
-                Doing::Claim(_)
+                Doing::Nothing
+                | Doing::Claim(_)
                 | Doing::Row { .. }
                 | Doing::Settle(..)
                 | Doing::Bury(..)
-                | Doing::Late { .. }
-                | Doing::Forget(_) => again.push((write, doing)),
+                | Doing::Hold(_)
+                | Doing::Late { .. } => again.push((write, doing)),
             }
         }
         if !again.is_empty() {

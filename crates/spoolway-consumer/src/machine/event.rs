@@ -113,12 +113,67 @@ pub enum Event {
         /// How.
         finish: Finish,
     },
+    /// Save what is known of producers, and say when it is done.
+    Save {
+        /// The request's name in [`Action::Saved`].
+        save: u64,
+    },
     /// The consumer is going away: take nothing more from the file, finish what is here.
     Drain,
     /// Time is up: store what has not finished.
     Halt,
     /// Time passed.
     Tick,
+}
+
+impl Event {
+    /// The names of all events.
+    #[doc(hidden)]
+    pub const NAMES: [&'static str; 18] = [
+        "Hello",
+        "At",
+        "Arrived",
+        "Seen",
+        "Closed",
+        "Asked",
+        "LookedUp",
+        "Polled",
+        "PolledKey",
+        "Woken",
+        "Replaced",
+        "Committed",
+        "CommitFailed",
+        "Finished",
+        "Save",
+        "Drain",
+        "Halt",
+        "Tick",
+    ];
+
+    /// Its name: for the coverage of the simulation.
+    #[doc(hidden)]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "Hello",
+            Self::At { .. } => "At",
+            Self::Arrived { .. } => "Arrived",
+            Self::Seen { .. } => "Seen",
+            Self::Closed { .. } => "Closed",
+            Self::Asked { .. } => "Asked",
+            Self::LookedUp { .. } => "LookedUp",
+            Self::Polled(_) => "Polled",
+            Self::PolledKey { .. } => "PolledKey",
+            Self::Woken => "Woken",
+            Self::Replaced { .. } => "Replaced",
+            Self::Committed { .. } => "Committed",
+            Self::CommitFailed { .. } => "CommitFailed",
+            Self::Finished { .. } => "Finished",
+            Self::Save { .. } => "Save",
+            Self::Drain => "Drain",
+            Self::Halt => "Halt",
+            Self::Tick => "Tick",
+        }
+    }
 }
 
 /// How a handler ended.
@@ -224,8 +279,17 @@ pub enum Action {
     Commit {
         /// The batch's name in the answer.
         batch: BatchId,
+        /// The file whose rows it names; `None`: it names none, and goes into any.
+        generation: Option<u64>,
         /// What to write.
         writes: Vec<Write>,
+    },
+    /// What was asked for by [`Event::Save`] is committed, or could not be.
+    Saved {
+        /// Which request.
+        save: u64,
+        /// Whether it is in the file.
+        saved: bool,
     },
     /// Read whether the file holds unprocessed keyed rows, and what it remembers of the producer.
     Ask {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use spoolway_proto::{Epoch, MessageId, Outcome, ProducerId, Ranges};
-use spoolway_queue::{ProducerCounts, ProducerRecord, Write};
+use spoolway_queue::{ProducerRecord, Write};
 
+use super::audit::Counts;
 use super::commit::Doing;
-use super::{Action, ConnId, Machine, Ticket, Verdict};
+use super::{Action, ConnId, Dedup, Machine, Ticket, Verdict};
 
 /// A producer as the machine sees it.
 #[derive(Debug, Default)]
@@ -25,9 +26,9 @@ pub(super) struct Producer {
     pub(super) pending: BTreeMap<u64, Ticket>,
     pub(super) kept: BTreeMap<u64, Kept>,
     pub(super) gone_at: Option<Instant>,
-    pub(super) highest: u64,
-    pub(super) queue: u64,
-    pub(super) err: u64,
+    pub(super) counts: Counts,
+    /// Whether all that was ever answered is in `counts`.
+    pub(super) remembered: bool,
 }
 
 /// An outcome kept until its producer has seen it.
@@ -103,19 +104,19 @@ impl Machine {
     }
 
     /// The producer has these answers: it will not send the messages again, on either path.
-    pub(super) fn seen(&mut self, conn: ConnId, ranges: &Ranges, queue: u64, err: u64) {
+    pub(super) fn seen(&mut self, conn: ConnId, ranges: &Ranges, err: u64) {
         let Some(id) = self.producer_of(conn) else {
             return;
         };
         let Some(producer) = self.producers.get_mut(&id) else {
             return;
         };
-        producer.queue = producer.queue.max(queue);
-        producer.err = producer.err.max(err);
+        producer.counts.err = producer.counts.err.max(err);
         for (first, last) in ranges.iter() {
             while let Some((n, _)) = producer.kept.range(first..=last).next() {
                 let n = *n;
                 if let Some(kept) = producer.kept.remove(&n) {
+                    producer.counts.by_socket += 1;
                     self.recent.drop_kept(&kept);
                 }
             }
@@ -135,9 +136,15 @@ impl Machine {
                     .pairs
                     .retain(|pair| (pair.producer, pair.n) != (id, n) || !pair.answered);
                 if entry.pairs.len() < before {
+                    producer.counts.by_socket += 1;
                     producer.pending.remove(&n);
                 }
             }
+        }
+        if self.config.dedup == Dedup::Durable && !ranges.is_empty() {
+            let (producer, ranges) = (id, ranges.clone());
+            // What is left over if this fails is dropped with the producer's record.
+            self.commit(vec![(Write::Drop { producer, ranges }, Doing::Nothing)]);
         }
     }
 
@@ -192,9 +199,10 @@ impl Machine {
     pub(super) fn remember(&mut self, record: ProducerRecord) {
         let producer = self.producers.entry(record.producer).or_default();
         producer.epoch = producer.epoch.max(record.epoch);
-        producer.highest = producer.highest.max(record.watermark);
-        producer.queue = producer.queue.max(record.counts.by_queue);
-        producer.err = producer.err.max(record.counts.err);
+        producer.counts.resume(&record.counts);
+        let saved_by = record.instance;
+        producer.remembered = saved_by
+            .is_some_and(|saved_by| saved_by == self.instance || self.last == Some(saved_by));
         if producer.conn.is_none() && producer.gone_at.is_none() {
             producer.gone_at = Some(self.now.mono);
             self.gone.push_back((self.now.mono, record.producer));
@@ -216,38 +224,6 @@ impl Machine {
         }
     }
 
-    /// What the next consumer needs to know of every producer in memory.
-    pub fn records(&self) -> Vec<ProducerRecord> {
-        let mut ids: Vec<&ProducerId> = self.producers.keys().collect();
-        ids.sort_unstable();
-        ids.into_iter().map(|id| self.record(*id)).collect()
-    }
-
-    fn record(&self, id: ProducerId) -> ProducerRecord {
-        let producer = &self.producers[&id];
-        let kept = producer.kept.iter().map(|(n, kept)| spoolway_queue::Kept {
-            sequence: *n,
-            id: kept.id.clone(),
-            crc: kept.crc,
-            outcome: kept.outcome,
-            reason: kept.reason.as_deref().map(str::to_owned),
-        });
-        ProducerRecord {
-            producer: id,
-            epoch: producer.epoch,
-            instance: self.instance,
-            watermark: producer.highest,
-            counts: ProducerCounts {
-                sent: producer.highest,
-                by_queue: producer.queue,
-                err: producer.err,
-                ..ProducerCounts::default()
-            },
-            kept: kept.collect(),
-            updated_at: self.now.wall,
-        }
-    }
-
     pub(super) fn next_forget(&self) -> Option<Instant> {
         self.gone
             .front()
@@ -257,7 +233,18 @@ impl Machine {
     /// Producers without a connection leave memory for the file.
     pub(super) fn forget(&mut self) {
         let mut writes = Vec::new();
-        while self.next_forget().is_some_and(|at| at <= self.now.mono) {
+        // Those above the bound go before their time, many at once.
+        let many = self.gone.len() > self.config.gone_max;
+        let early = if many {
+            self.gone.len() - self.config.gone_max / 2
+        } else {
+            0
+        };
+        for turn in 0..self.gone.len() {
+            let is_time = self.next_forget().is_some_and(|at| at <= self.now.mono);
+            if turn >= early && !is_time {
+                break;
+            }
             let Some((at, id)) = self.gone.pop_front() else {
                 break;
             };
@@ -277,6 +264,18 @@ impl Machine {
         }
         if !writes.is_empty() {
             self.commit(writes);
+        }
+    }
+
+    /// Its record could not be written: later, unless it is back.
+    pub(super) fn not_forgotten(&mut self, id: ProducerId) {
+        let now = self.now.mono;
+        if let Some(producer) = self.producers.get_mut(&id)
+            && producer.conn.is_none()
+            && producer.gone_at.is_none()
+        {
+            producer.gone_at = Some(now);
+            self.gone.push_back((now, id));
         }
     }
 

@@ -18,6 +18,11 @@ struct Left {
 }
 
 impl Reads {
+    /// The number of the read that begins next.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
     /// A read begins.
     pub(super) fn begin(&mut self) -> u64 {
         let read = self.next;

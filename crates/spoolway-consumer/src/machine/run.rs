@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use spoolway_proto::Outcome;
-use spoolway_queue::{Due, NewRow, Origin, RowState, Write};
+use spoolway_queue::{Due, Kept, NewRow, Origin, RowState, Write};
 
 use super::commit::Doing;
-use super::{Action, Finish, Machine, Step, Ticket};
+use super::{Action, Dedup, Entry, Finish, Machine, Pair, Step, Ticket};
 
 impl Machine {
     /// It is this message's turn.
@@ -17,19 +17,33 @@ impl Machine {
         entry.step = Step::Ready;
         if entry.suspect {
             self.suspects.push_back(ticket);
+        } else if entry.row.is_some() {
+            self.ready_rows.push_back(ticket);
         } else {
             self.ready.push_back(ticket);
         }
     }
 
+    /// The next message to start. Where live ones and rows wait, they take turns, so that neither starves.
+    fn next_ready(&mut self) -> Option<(Ticket, bool)> {
+        let rows = self.running_rows < self.config.backlog_slots && !self.ready_rows.is_empty();
+        let row = rows && (self.ready.is_empty() || !self.row_was_last);
+        let ticket = match row {
+            true => self.ready_rows.pop_front(),
+            false => self.ready.pop_front(),
+        }?;
+        Some((ticket, row))
+    }
+
     /// Fills the free slots.
     pub(super) fn dispatch(&mut self) {
         while self.running < self.config.slots {
-            let Some(ticket) = self.ready.pop_front() else {
+            let Some((ticket, as_row)) = self.next_ready() else {
                 break;
             };
             if self.step(ticket) == Some(Step::Ready) {
-                self.start(ticket);
+                self.row_was_last = as_row;
+                self.start(ticket, as_row);
             }
         }
         while self.suspect.is_none() {
@@ -42,7 +56,7 @@ impl Machine {
         }
     }
 
-    fn start(&mut self, ticket: Ticket) {
+    fn start(&mut self, ticket: Ticket, as_row: bool) {
         let Some(entry) = self.entries.get_mut(&ticket) else {
             return;
         };
@@ -50,7 +64,9 @@ impl Machine {
             return self.bury(ticket, "expired", None);
         }
         entry.step = Step::Running;
+        entry.as_row = as_row;
         self.running += 1;
+        self.running_rows += usize::from(as_row);
         self.run(ticket);
     }
 
@@ -107,6 +123,7 @@ impl Machine {
             self.suspect = None;
         } else {
             self.running -= 1;
+            self.running_rows -= usize::from(std::mem::take(&mut entry.as_row));
             entry.attempts += u32::from(!matches!(finish, Finish::Unavailable(_)));
         }
         entry.suspect = false;
@@ -124,23 +141,31 @@ impl Machine {
         let Some(entry) = self.entries.get_mut(&ticket) else {
             return;
         };
-        match entry.row {
-            None => {
-                self.answer(ticket, Outcome::Processed, None);
-                self.remove(ticket);
-            }
+        let mut writes: Vec<(Write, Doing)> = match entry.row {
             Some(seq) => {
-                entry.step = Step::Settling;
                 let attempts = entry.attempts;
-                // The next of its key need not wait for the commit: a crash may repeat this one, no more.
-                if let Some(entry) = self.entries.remove(&ticket) {
-                    self.leave_lane(&entry, ticket);
-                    self.entries.insert(ticket, entry);
-                }
-                let write = Write::Processed { seq, attempts };
-                self.commit(vec![(write, Doing::Settle(ticket, Outcome::Processed))]);
+                vec![(Write::Processed { seq, attempts }, Doing::Nothing)]
             }
+            None if self.config.dedup == Dedup::Durable => entry
+                .pairs
+                .iter()
+                .map(|pair| (keep(pair, entry), Doing::Nothing))
+                .collect(),
+            None => Vec::new(),
+        };
+        let Some((_, last)) = writes.last_mut() else {
+            self.answer(ticket, Outcome::Processed, None);
+            self.remove(ticket);
+            return;
+        };
+        *last = Doing::Settle(ticket, Outcome::Processed);
+        entry.step = Step::Settling;
+        // The next of its key need not wait for the commit: a crash may repeat this one, no more.
+        if let Some(entry) = self.entries.remove(&ticket) {
+            self.leave_lane(&entry, ticket);
+            self.entries.insert(ticket, entry);
         }
+        self.commit(writes);
     }
 
     /// Tries again later, from the file; what is behind it in its lane goes there with it.
@@ -191,7 +216,9 @@ impl Machine {
                 self.new_row(ticket, state)
             }
         };
-        self.commit(vec![(write, Doing::Bury(ticket, reason.into()))]);
+        let mut writes = vec![(write, Doing::Bury(ticket, reason.clone().into()))];
+        self.hold_key(ticket, &reason, &mut writes);
+        self.commit(writes);
     }
 
     pub(super) fn new_row(&self, ticket: Ticket, state: RowState) -> Write {
@@ -265,4 +292,17 @@ impl Machine {
             }
         }
     }
+}
+
+/// The outcome of a message that has no row, for one of its numbers.
+fn keep(pair: &Pair, entry: &Entry) -> Write {
+    let kept = Kept {
+        sequence: pair.n,
+        id: entry.message.id.clone(),
+        crc: entry.crc,
+        outcome: Outcome::Processed,
+        reason: None,
+    };
+    let producer = pair.producer;
+    Write::Keep { producer, kept }
 }

@@ -34,7 +34,7 @@ impl Bench {
             wall: Timestamp(1_000),
         };
         let instance = InstanceId::from_u128(7);
-        let machine = Machine::new(now, config, instance, Vec::new());
+        let machine = Machine::new(now, config, start(instance));
         let mut bench = Self {
             now,
             machine,
@@ -104,6 +104,7 @@ impl Bench {
             cursor: Cursor::default(),
             end: true,
             next_due_in: None,
+            held: None,
         };
         self.on(Event::Polled(Some(page)))
     }
@@ -145,7 +146,7 @@ impl Bench {
         let mut said = Vec::new();
         while let Some(action) = self.machine.next_action() {
             match &action {
-                Action::Commit { batch, writes } => {
+                Action::Commit { batch, writes, .. } => {
                     self.batches.push_back((*batch, writes.clone()));
                 }
                 Action::Lookup { key, read } => self.lookup = Some((key.clone(), *read)),
@@ -234,6 +235,7 @@ fn word(action: &Action) -> Option<String> {
             format!("commit [{}]", writes.join(", "))
         }
         Action::Lookup { key, .. } => format!("look up {key}"),
+        Action::Saved { save, saved } => format!("saved {save} {saved}"),
         Action::Ask { .. } | Action::Poll { .. } | Action::PollKey { .. } => return None,
     })
 }
@@ -259,6 +261,10 @@ fn write_word(write: &Write) -> String {
         Write::Dead { seq, reason, .. } => format!("dead {seq} {reason}"),
         Write::SettleById { id, outcome, .. } => format!("settle {id} {outcome}"),
         Write::SaveProducer(_) => "save producer".to_owned(),
+        Write::SaveCounts(_) => "save counts".to_owned(),
+        Write::Keep { kept, .. } => format!("keep {}", kept.sequence),
+        Write::Drop { ranges, .. } => format!("drop {ranges:?}"),
+        Write::HoldKey(held) => format!("hold {}", held.key),
         other => format!("{other:?}"),
     }
 }
@@ -321,6 +327,27 @@ fn states() -> Vec<State> {
             let mut bench = Bench::new();
             bench.arrives(CONN, "m", Some("k"));
             bench.finish(Finish::Failed("no".into()));
+            bench
+        }),
+        ("Burying", || {
+            let mut bench = Bench::with(MachineConfig {
+                on_dead: OnDead::Hold,
+                ..MachineConfig::default()
+            });
+            bench.arrives(CONN, "m", Some("k"));
+            bench.finish(Finish::Rejected {
+                reason: "bad".into(),
+                error: None,
+            });
+            bench
+        }),
+        ("Settling", || {
+            let mut bench = Bench::with(MachineConfig {
+                dedup: Dedup::Durable,
+                ..MachineConfig::default()
+            });
+            bench.arrives(CONN, "m", Some("k"));
+            bench.finish(Finish::Done);
             bench
         }),
         ("Settling, row", || {
@@ -406,6 +433,9 @@ fn events() -> Vec<Do> {
         }),
         ("hold_max later", |bench| {
             bench.after(Duration::from_millis(2_001))
+        }),
+        ("replaced", |bench| {
+            bench.on(Event::Replaced { generation: 1 })
         }),
         ("drain", |bench| bench.on(Event::Drain)),
         ("halt", |bench| bench.on(Event::Halt)),
@@ -529,7 +559,16 @@ fn fresh_machine(bench: &Bench) -> Machine {
         slots: 1,
         ..MachineConfig::default()
     };
-    Machine::new(bench.now, config, InstanceId::from_u128(8), Vec::new())
+    Machine::new(bench.now, config, start(InstanceId::from_u128(8)))
+}
+
+fn start(instance: InstanceId) -> Start {
+    Start {
+        instance,
+        last: None,
+        held: Vec::new(),
+        generation: 0,
+    }
 }
 
 #[test]
@@ -710,4 +749,194 @@ fn when_the_file_is_replaced_what_is_in_memory_goes_on_without_its_rows() {
     poll(&mut bench);
     let said = bench.polled(vec![row(1, "o", None)]);
     assert_eq!(said, Vec::<String>::new(), "a page of the old file");
+}
+
+#[test]
+fn a_dead_letter_steps_aside() {
+    let mut bench = Bench::new();
+    bench.arrives(CONN, "m", Some("k"));
+    bench.arrives(CONN, "n", Some("k"));
+    let said = bench.finish(rejected());
+    assert_eq!(said, ["commit [dead m bad]"]);
+    assert_eq!(bench.commits(), ["dead 1", "run n #1"]);
+}
+
+fn rejected() -> Finish {
+    Finish::Rejected {
+        reason: "bad".into(),
+        error: None,
+    }
+}
+
+fn holding() -> Bench {
+    let mut bench = Bench::with(MachineConfig {
+        on_dead: OnDead::Hold,
+        ..MachineConfig::default()
+    });
+    bench.arrives(CONN, "m", Some("k"));
+    bench.arrives(CONN, "n", Some("k"));
+    bench
+}
+
+#[test]
+fn a_dead_letter_that_holds_its_key_takes_what_is_behind_it_to_the_file() {
+    let mut bench = holding();
+    let said = bench.finish(rejected());
+    assert_eq!(said, ["commit [dead m bad, hold k, row n a0]"]);
+    assert_eq!(bench.commits(), ["dead 1", "stored 2"]);
+    assert_eq!(
+        bench.arrives(CONN, "o", Some("k")),
+        ["look up k", "commit [row o a0]"],
+        "what comes later goes behind them"
+    );
+    assert_eq!(
+        bench.arrives(CONN, "p", Some("l")),
+        ["look up l"],
+        "no other key is stopped"
+    );
+    assert_eq!(bench.looked_up(Vec::new()), ["run p #1"]);
+}
+
+#[test]
+fn a_stopped_key_runs_again_once_the_file_says_that_it_is_released() {
+    let mut bench = holding();
+    bench.finish(rejected());
+    let stopped = |held: Vec<Key>| {
+        Event::Polled(Some(Page {
+            candidates: vec![row(10, "n", Some("k"))],
+            damaged: Vec::new(),
+            generation: 0,
+            cursor: Cursor::default(),
+            end: true,
+            next_due_in: None,
+            held: Some(held),
+        }))
+    };
+    let key = Key::new("k").expect("a short key");
+    bench.machine.poll.under_way = Some(0);
+    let said = bench.on(stopped(Vec::new()));
+    assert_eq!(said, Vec::<String>::new(), "read before it was committed");
+    bench.commits();
+    let read = bench.machine.reads.begin();
+    bench.machine.poll.under_way = Some(read);
+    assert_eq!(bench.on(stopped(vec![key])), Vec::<String>::new());
+    let read = bench.machine.reads.begin();
+    bench.machine.poll.under_way = Some(read);
+    assert_eq!(bench.on(stopped(Vec::new())), ["commit [claim [10]]"]);
+}
+
+#[test]
+fn a_durable_outcome_is_on_disk_before_its_answer_and_goes_when_it_is_seen() {
+    let mut bench = Bench::with(MachineConfig {
+        dedup: Dedup::Durable,
+        ..MachineConfig::default()
+    });
+    bench.arrives(CONN, "m", Some("k"));
+    bench.arrives(CONN, "n", Some("k"));
+    assert_eq!(
+        bench.finish(Finish::Done),
+        ["commit [keep 1]", "run n #1"],
+        "the next of its key need not wait"
+    );
+    assert_eq!(bench.commit_fails(), Vec::<String>::new());
+    assert_eq!(
+        bench.after(Duration::from_secs(1)),
+        ["commit [keep 1]"],
+        "unanswered until it is there"
+    );
+    assert_eq!(bench.commits(), ["processed 1"]);
+    let said = bench.on(Event::Seen {
+        conn: CONN,
+        ranges: [1].into_iter().collect(),
+        queue: 0,
+        err: 0,
+    });
+    assert_eq!(said, ["commit [drop [[1, 1]]]"]);
+}
+
+#[test]
+fn live_messages_and_rows_take_turns_and_rows_leave_slots_free() {
+    let mut bench = Bench::with(MachineConfig {
+        slots: 3,
+        backlog_slots: 2,
+        ..MachineConfig::default()
+    });
+    bench.machine.poll.under_way = Some(0);
+    bench.polled(
+        (10..14)
+            .map(|seq| row(seq, &format!("r{seq}"), None))
+            .collect(),
+    );
+    assert_eq!(bench.commits(), ["run r10 #1", "run r11 #1"]);
+    assert_eq!(bench.arrives(CONN, "a", None), ["run a #1"]);
+    assert_eq!(bench.arrives(CONN, "b", None), Vec::<String>::new());
+    bench.ticket = 1;
+    let said = bench.finish(Finish::Done);
+    assert_eq!(said, ["commit [processed 10]", "run r12 #1"], "its turn");
+    bench.ticket = 2;
+    let said = bench.finish(Finish::Done);
+    assert_eq!(said, ["commit [processed 11]", "run b #1"], "its turn");
+}
+
+#[test]
+fn what_was_answered_balances_with_the_word_of_the_producer() {
+    let mut bench = Bench::new();
+    for name in ["m", "n"] {
+        bench.arrives(CONN, name, None);
+        bench.finish(Finish::Done);
+        bench.ticket += 1;
+    }
+    bench.on(Event::Closed { conn: CONN });
+    bench.hello(2, 2, 3, 3);
+    let counts = bench.machine.records()[0].counts;
+    assert_eq!(
+        (counts.by_socket, counts.by_word, counts.missing),
+        (2, 0, 0)
+    );
+
+    bench.on(Event::Closed { conn: 2 });
+    bench.hello(3, 3, 4, 4);
+    let counts = bench.machine.records()[0].counts;
+    assert_eq!(counts.missing, 1, "nobody here has answered number 3");
+
+    let mut bench = Bench {
+        machine: fresh_machine(&bench),
+        ..bench
+    };
+    bench.drain();
+    bench.hello(1, 4, 4, 4);
+    let counts = bench.machine.records()[0].counts;
+    assert_eq!(
+        (counts.by_word, counts.missing),
+        (3, 0),
+        "another consumer may have, before it was killed"
+    );
+}
+
+#[test]
+fn producers_without_a_connection_are_bounded() {
+    let mut bench = Bench::with(MachineConfig {
+        gone_max: 10,
+        ..MachineConfig::default()
+    });
+    for n in 2..40 {
+        let hello = ProducerHello {
+            version: PROTOCOL_VERSION,
+            producer: ProducerId::from_u128(u128::from(n) + 100),
+            epoch: Epoch(1),
+            client: String::new(),
+            ack: AckLevel::Processed,
+            first: 1,
+            fresh: 1,
+            queue: 0,
+            err: 0,
+        };
+        bench.on(Event::Hello { conn: n, hello });
+        bench.answer_asks(false);
+        bench.on(Event::Closed { conn: n });
+    }
+    bench.on(Event::Tick);
+    bench.commits();
+    let (_, producers) = bench.machine.kept();
+    assert_eq!(producers, 1 + 5, "the connected one, and half of the bound");
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use spoolway_proto::{Code, ConsumerHello, ConsumerOp, Outcome, PROTOCOL_VERSION, Reply};
-use spoolway_queue::{Durability, QueueError, RowState, Write};
+use spoolway_queue::{Durability, QueueError, RowState, Write, Written};
 
-use super::{Core, Run, Shared, Work};
+use super::{Core, Run, SAVE_FOR_CLEANUP, Shared, Work};
 use crate::handler::Delivery;
 use crate::machine::{Action, BatchId, Event};
 use crate::outbox::Outbox;
@@ -16,7 +16,11 @@ impl Shared {
     /// One action of the machine; what would take time is left for after the lock.
     pub(super) fn act(self: &Arc<Self>, core: &mut Core, action: Action, work: &mut Work) {
         match action {
-            Action::Commit { batch, writes } => self.commit(batch, writes),
+            Action::Commit {
+                batch,
+                generation,
+                writes,
+            } => self.commit(batch, generation, writes),
             Action::Run {
                 ticket,
                 message,
@@ -36,13 +40,19 @@ impl Shared {
             Action::PollKey { key, read, limit } => {
                 work.reads.push(Read::PollKey { key, read, limit });
             }
+            Action::Saved { save, saved } if save == SAVE_FOR_CLEANUP => {
+                if saved {
+                    self.saved.notify_one();
+                }
+            }
             Action::Greet { conn, .. }
             | Action::Window { conn, .. }
             | Action::Answer { conn, .. }
             | Action::Nack { conn, .. }
             | Action::Reply { conn, .. }
             | Action::Fault { conn, .. }
-            | Action::Fence { conn } => {
+            | Action::Fence { conn }
+            | Action::Saved { save: conn, .. } => {
                 match work.told.last() {
                     Some((last, outbox)) if *last == conn => self.say(outbox, action),
                     _ => {
@@ -120,6 +130,7 @@ impl Shared {
                 tracing::debug!(conn, "a newer connection of its producer stands");
                 outbox.end();
             }
+            Action::Saved { saved, .. } => outbox.say(&ConsumerOp::Saved { saved }),
             Action::Run { .. }
             | Action::Commit { .. }
             | Action::Ask { .. }
@@ -144,10 +155,10 @@ impl Shared {
 
     /// Under the lock, so that the order of the actions is the order of the commits. The answer goes through the
     /// inbox, so it does not matter on which thread, or how soon, it comes.
-    fn commit(self: &Arc<Self>, batch: BatchId, writes: Vec<Write>) {
+    fn commit(self: &Arc<Self>, batch: BatchId, generation: Option<u64>, writes: Vec<Write>) {
         let (stored, dead) = counts_of(&writes);
         let shared = Arc::clone(self);
-        self.queue.submit(writes, move |result| {
+        let done = move |result: Result<Vec<Written>, QueueError>| {
             if matches!(result, Err(QueueError::Moved { .. })) {
                 shared.moved.notify_one();
             }
@@ -160,7 +171,11 @@ impl Shared {
                 None => Event::CommitFailed { batch },
             };
             shared.put(event);
-        });
+        };
+        match generation {
+            Some(generation) => self.queue.submit_in(generation, writes, done),
+            None => self.queue.submit(writes, done),
+        }
     }
 }
 

@@ -5,11 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use spoolway_proto::{Epoch, Message, Outcome, ProducerId, Timestamp};
 use spoolway_queue::{
-    Before, Cursor, Due, Enqueued, Existing, HeldKey, Kept, NewRow, Origin, ProducerCounts,
-    ProducerRecord, RowState, Settlement, Write, Written,
+    Before, Cursor, Due, Enqueued, Existing, HeldKey, NewRow, Origin, RowState, Settlement, Write,
+    Written,
 };
 
-use crate::support::{Fixture, instance, message, row, take_over, wait_until};
+use crate::support::{Fixture, message, row, take_over, wait_until};
 
 fn now() -> Timestamp {
     let millis = SystemTime::now()
@@ -450,86 +450,6 @@ fn a_kept_outcome_settles_only_an_untouched_copy() {
         })
         .collect();
     assert_eq!(seqs, [None, Some(a), None, Some(b), None, None]);
-}
-
-fn record(producer: ProducerId, kept: Vec<Kept>) -> ProducerRecord {
-    ProducerRecord {
-        producer,
-        epoch: Epoch(4),
-        instance: instance(),
-        watermark: u64::MAX,
-        counts: ProducerCounts {
-            sent: 10,
-            err: 1,
-            ..ProducerCounts::default()
-        },
-        kept,
-        updated_at: Timestamp(77),
-    }
-}
-
-#[test]
-fn producers_and_their_kept_outcomes_are_found_again() {
-    let queue = Fixture::new();
-    let producer = ProducerId::from_u128(5);
-    let kept = |sequence, id: &str, outcome| Kept {
-        sequence,
-        id: message(id).id,
-        crc: message(id).crc(),
-        outcome,
-        reason: (outcome == Outcome::Dead).then(|| "expired".into()),
-    };
-    let with_kept = record(
-        producer,
-        vec![
-            kept(1, "a", Outcome::Processed),
-            kept(2, "b", Outcome::Dead),
-        ],
-    );
-    let without = record(ProducerId::from_u128(6), Vec::new());
-    let records = [with_kept.clone(), without.clone()];
-    queue
-        .write(records.map(Write::SaveProducer).to_vec())
-        .unwrap();
-    for (n, id) in (1..).zip(["a", "b", "other"]) {
-        let sequence = if id == "other" { 1 } else { n };
-        let origin = Some(Origin {
-            producer,
-            epoch: Epoch(1),
-            sequence,
-        });
-        let state = RowState::default();
-        let new = NewRow {
-            message: Arc::new(message(id)),
-            origin,
-            state,
-        };
-        queue.write(vec![Write::Insert(new)]).unwrap();
-    }
-    let dead = Some((Outcome::Dead, Some("expired".into())));
-    let expected = [Some((Outcome::Processed, None)), dead, None];
-    let kept = |queue: &spoolway_queue::SqliteQueue| -> Vec<_> {
-        queue
-            .peek(9)
-            .unwrap()
-            .into_iter()
-            .map(|candidate| candidate.kept)
-            .collect()
-    };
-    assert_eq!(kept(&queue), expected);
-    let again = queue.again();
-    assert_eq!(kept(&again), expected, "after a restart");
-    assert_eq!(again.producer(producer).unwrap(), Some(with_kept.clone()));
-    assert_eq!(again.producers_with_kept().unwrap(), [with_kept]);
-    assert_eq!(again.producers().unwrap()[1], without);
-    assert_eq!(again.producer(ProducerId::from_u128(7)).unwrap(), None);
-
-    queue
-        .write(vec![Write::SaveProducer(record(producer, Vec::new()))])
-        .unwrap();
-    assert_eq!(kept(&queue), [None, None, None], "confirmed");
-    take_over(&again);
-    assert_eq!(kept(&again), [None, None, None], "taken over from another");
 }
 
 #[test]

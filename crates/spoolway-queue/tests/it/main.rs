@@ -9,6 +9,7 @@ mod claims;
 mod delivery;
 mod faults;
 mod files;
+mod producers;
 mod support;
 mod wake;
 mod writers;
