@@ -330,7 +330,7 @@ fn pick(
     }
 }
 
-fn new_id() -> MessageId {
+pub(crate) fn new_id() -> MessageId {
     let uuid = Uuid::now_v7();
     let millis = uuid.get_timestamp().map_or(0, |timestamp| {
         let (seconds, nanos) = timestamp.to_unix();

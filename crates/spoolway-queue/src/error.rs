@@ -1,4 +1,5 @@
-//! What can go wrong with a queue file, by what the caller can do about it.
+//! What can go wrong with a queue file, or with the inbox and the outbox in a user's own database,
+//! by what the caller can do about it.
 
 use std::error::Error;
 use std::io;
@@ -18,8 +19,8 @@ type Source = Arc<dyn Error + Send + Sync>;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueueError {
-    /// Another process held the write lock all the time. Trying again is safe.
-    #[error("queue file {path} stayed locked by another process for {waited:?}; try again")]
+    /// Another connection held the write lock all the time. Trying again is safe.
+    #[error("{path} stayed locked by another{}; try again", for_so_long(*waited))]
     Busy {
         /// The queue file.
         path: PathBuf,
@@ -33,7 +34,7 @@ pub enum QueueError {
         path: PathBuf,
     },
     /// The id was used before, for another content. Nothing was written.
-    #[error("message {id} is in queue file {path} with another content; give this one its own id")]
+    #[error("message {id} is in {path} with another content; give this one its own id")]
     Conflict {
         /// The queue file.
         path: PathBuf,
@@ -41,7 +42,7 @@ pub enum QueueError {
         id: MessageId,
     },
     /// The file is not a healthy database. It was left as it is.
-    #[error("queue file {path} is damaged or not a database; it was left as it is")]
+    #[error("{path} is damaged or not a database; it was left as it is")]
     Corrupt {
         /// The queue file.
         path: PathBuf,
@@ -57,7 +58,7 @@ pub enum QueueError {
         source: Source,
     },
     /// No room on the device or under its quota. Writes succeed again once there is.
-    #[error("no space left for queue file {path}: free some, and writes go on by themselves")]
+    #[error("no space left for {path}: free some, and writes go on by themselves")]
     Full {
         /// The queue file.
         path: PathBuf,
@@ -67,7 +68,7 @@ pub enum QueueError {
         unknown: bool,
     },
     /// The message is wrong. Nothing was written.
-    #[error("the message cannot be stored in queue file {path}")]
+    #[error("the message cannot be stored in {path}")]
     Invalid {
         /// The queue file.
         path: PathBuf,
@@ -75,7 +76,7 @@ pub enum QueueError {
         source: Source,
     },
     /// Reading, writing or syncing failed. The writer reopens the file by itself.
-    #[error("reading or writing queue file {path} failed")]
+    #[error("reading or writing {path} failed")]
     Io {
         /// The file.
         path: PathBuf,
@@ -85,7 +86,7 @@ pub enum QueueError {
         unknown: bool,
     },
     /// The call does not make sense: an argument has to be changed.
-    #[error("misuse of queue {path}: {what}")]
+    #[error("misuse of {path}: {what}")]
     Misuse {
         /// The queue file.
         path: PathBuf,
@@ -132,7 +133,7 @@ pub enum QueueError {
         needed: &'static str,
     },
     /// SQLite refused a statement for a reason that should not occur: report it.
-    #[error("SQLite refused a statement on queue file {path}")]
+    #[error("SQLite refused a statement on {path}")]
     Statement {
         /// The queue file.
         path: PathBuf,
@@ -149,6 +150,14 @@ pub enum QueueError {
         /// The highest major version that is known.
         known: i64,
     },
+}
+
+/// Nothing where it is not known, as for a connection of the caller.
+fn for_so_long(waited: Duration) -> String {
+    match waited.is_zero() {
+        true => String::new(),
+        false => format!(" for {waited:?}"),
+    }
 }
 
 fn owner(pid: Option<u32>) -> String {

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, ErrorCode};
 
 use crate::apply::{Fault, Tx};
-use crate::inbox::{Answer, Job};
+use crate::tray::{Answer, Job};
 use crate::write::{Write, Written};
 use crate::{QueueError, sql};
 

@@ -1,320 +1,147 @@
-//! What waits for the writer: bounded, first in first out, taken in groups.
+//! Remembers in the user's own database which messages had their effect there.
 
-use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+use spoolway_proto::Message;
 
 use crate::QueueError;
-use crate::apply::{Fault, Tx};
-use crate::write::{Write, Written};
+use crate::clock::{self, Now};
+use crate::sql::user;
+use crate::table::{self, Table};
 
-/// Rows of one commit: at 200,000 rows a second it holds other processes up for 5 ms.
-const GROUP_ROWS_MAX: usize = 1_000;
-
-/// Bytes of one commit: about what the WAL holds between checkpoints.
-const GROUP_BYTES_MAX: usize = 4 << 20;
-
-/// Rows that may wait: ten times what a consumer holds.
-const WAITING_ROWS_MAX: usize = 100_000;
-
-/// Bytes that may wait. A single larger request is taken when nothing else waits.
-const WAITING_BYTES_MAX: usize = 64 << 20;
-
-pub(crate) type Answer = Result<Vec<Written>, QueueError>;
-
-type Done = Box<dyn FnOnce(Answer) + Send>;
-
-type Run = Box<dyn FnMut(&mut Tx<'_>) -> Result<(), Fault> + Send>;
-
-/// What a request asks for.
-pub(crate) enum Job {
-    /// Writes of a caller, who may know the rows of the file of one generation only.
-    Writes(Vec<Write>, Option<u64>),
-    /// The queue's own upkeep. May run more than once; what counts is the last time.
-    Run(Run),
+/// The messages that had their effect: a table in the user's database, written in the transaction
+/// of that effect, so that both are there or neither is.
+///
+/// ```
+/// use rusqlite::Connection;
+/// use spoolway_proto::Message;
+/// use spoolway_queue::Inbox;
+///
+/// fn handle(db: &mut Connection, inbox: &Inbox, message: &Message) -> Result<(), Box<dyn std::error::Error>> {
+///     let tx = db.transaction()?;
+///     if inbox.first_time(&tx, message)? {
+///         tx.execute("INSERT INTO orders (body) VALUES (?1)", [message.payload.as_str()])?;
+///     }
+///     tx.commit()?; // only now may the message be answered `processed`
+///     Ok(())
+/// }
+///
+/// let mut db = Connection::open_in_memory()?;
+/// db.execute_batch("CREATE TABLE orders (body TEXT)")?;
+/// let inbox = Inbox::default();
+/// inbox.create(&db)?;
+///
+/// let message = Message::new("order", &7)?.id("order-7");
+/// handle(&mut db, &inbox, &message)?;
+/// handle(&mut db, &inbox, &message)?; // a copy
+/// let orders: i64 = db.query_row("SELECT count(*) FROM orders", (), |row| row.get(0))?;
+/// assert_eq!(orders, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbox {
+    table: Table,
 }
 
-impl Job {
-    fn weight(&self) -> (usize, usize) {
-        match self {
-            Self::Run(_) => (1, 0),
-            Self::Writes(writes, _) => writes
-                .iter()
-                .map(Write::weight)
-                .fold((0, 0), |(rows, bytes), (more_rows, more_bytes)| {
-                    (rows + more_rows, bytes + more_bytes)
-                }),
-        }
-    }
-}
-
-/// One call, answered exactly once.
-pub(crate) struct Request {
-    pub(crate) job: Job,
-    reply: Reply,
-    rows: usize,
-    bytes: usize,
-}
-
-impl Request {
-    pub(crate) fn new(path: &Path, job: Job, done: Done) -> Self {
-        let (rows, bytes) = job.weight();
-        let reply = Reply {
-            done: Some(done),
-            path: path.into(),
-        };
+/// The inbox in the table `spoolway_inbox`.
+impl Default for Inbox {
+    fn default() -> Self {
         Self {
-            job,
-            reply,
-            rows,
-            bytes,
+            table: Table::trusted("spoolway_inbox"),
         }
     }
-
-    pub(crate) fn answer(self, answer: Answer) {
-        self.reply.send(answer);
-    }
-}
-
-/// The caller's callback; told `Closed` if nothing else ever is.
-struct Reply {
-    done: Option<Done>,
-    path: PathBuf,
-}
-
-impl Reply {
-    fn send(mut self, answer: Answer) {
-        self.call(answer);
-    }
-
-    fn call(&mut self, answer: Answer) {
-        if let Some(done) = self.done.take()
-            && catch_unwind(AssertUnwindSafe(|| done(answer))).is_err()
-        {
-            // The writer goes on: others wait for it.
-            tracing::error!(queue = %self.path.display(), "a callback of the queue panicked");
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        let path = self.path.clone();
-        self.call(Err(QueueError::Closed { path }));
-    }
-}
-
-/// What the writer finds.
-pub(crate) enum Taken {
-    Group(Vec<Request>),
-    /// Nothing came in time.
-    Idle,
-    /// Nothing waits, and nothing will come.
-    Closed,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: VecDeque<Request>,
-    refused: Vec<Request>,
-    rows: usize,
-    bytes: usize,
-    closed: bool,
-}
-
-/// The queue in front of the writer.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    state: Mutex<State>,
-    ready: Condvar,
 }
 
 impl Inbox {
-    /// Hands a request over. After [`close`](Self::close) it is answered here and now.
-    pub(crate) fn push(&self, request: Request) {
-        let mut state = self.lock();
-        if state.closed {
-            drop(state);
-            drop(request);
-            return;
+    /// How many records one [`forget`](Self::forget) deletes at most: some milliseconds.
+    pub const FORGET_MAX: u64 = 1_000;
+
+    /// The inbox in a table of that name: 1 to 48 ASCII letters, digits and `_`. Two handlers with
+    /// effects of their own for the same messages need one each.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Misuse`] for another name.
+    pub fn named(table: &str) -> Result<Self, QueueError> {
+        let table = Table::new(table)?;
+        Ok(Self { table })
+    }
+
+    /// Makes the table if it is not there; at every start, in a transaction or not.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Misuse`] when a table of that name has other columns, else why it could not
+    /// be made.
+    pub fn create(&self, conn: &Connection) -> Result<(), QueueError> {
+        self.table
+            .create(conn, user::INBOX_CREATE, user::INBOX_COLUMNS)
+    }
+
+    /// Whether this message comes for the first time, which is recorded in the transaction that is
+    /// open on `tx`: when that is rolled back, the next time is the first again.
+    ///
+    /// Copies that come over two connections at once wait for each other as `busy_timeout` of
+    /// `tx` says, and only one of them is the first, in transactions of every behaviour. A message
+    /// that is replayed by request is not the first either: do not ask when it is to take effect
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Conflict`] when the id was recorded with another type or payload;
+    /// [`QueueError::Misuse`] outside of a transaction, without a table or for a message without
+    /// an id; [`QueueError::Busy`] when another connection holds the write lock or, in a deferred
+    /// transaction that has read, has written since. After an error roll back, and fail the
+    /// message so that it comes again.
+    pub fn first_time(&self, tx: &Connection, message: &Message) -> Result<bool, QueueError> {
+        self.table.within_transaction(tx)?;
+        if message.id.is_empty() {
+            let what = "a message without an id is like no other; take it as it was delivered";
+            return Err(QueueError::misuse(&table::path(tx), what));
         }
-        let fits = state.waiting.is_empty()
-            || (state.rows + request.rows <= WAITING_ROWS_MAX
-                && state.bytes + request.bytes <= WAITING_BYTES_MAX);
-        if fits {
-            state.rows += request.rows;
-            state.bytes += request.bytes;
-            state.waiting.push_back(request);
-        } else {
-            // Answered by the writer, like everything else; only the writes are let go now.
-            let job = Job::Writes(Vec::new(), None);
-            state.refused.push(Request { job, ..request });
-        }
-        drop(state);
-        self.ready.notify_one();
-    }
-
-    /// Waits for requests until `limit`, and takes a group of them.
-    pub(crate) fn take(&self, limit: Duration) -> Taken {
-        let deadline = Instant::now() + limit;
-        let mut state = self.lock();
-        loop {
-            if !state.refused.is_empty() {
-                let refused = std::mem::take(&mut state.refused);
-                drop(state);
-                for request in refused {
-                    let path = request.reply.path.clone();
-                    request.answer(Err(QueueError::Overloaded { path }));
-                }
-                state = self.lock();
-                continue;
+        let (id, crc) = (message.id.as_str(), message.crc());
+        let recorded = || {
+            let inserted = tx
+                .prepare_cached(&self.table.sql(user::RECORD))?
+                .execute(params![id, crc, Now::read().wall_ms])?;
+            if inserted == 1 {
+                return Ok(None);
             }
-            if !state.waiting.is_empty() {
-                let mut group = Vec::new();
-                state.fill(&mut group);
-                return Taken::Group(group);
-            }
-            if state.closed {
-                return Taken::Closed;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Taken::Idle;
-            }
-            state = self
-                .ready
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-    }
-
-    /// Adds to a group what came while it waited for the lock of the file.
-    pub(crate) fn top_up(&self, group: &mut Vec<Request>) {
-        self.lock().fill(group);
-    }
-
-    /// Nothing more is taken in; what waits is still written.
-    pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.ready.notify_all();
-    }
-
-    /// Nothing more is taken in, and nobody will write what waits.
-    pub(crate) fn abandon(&self) {
-        let mut state = self.lock();
-        state.closed = true;
-        let abandoned = std::mem::take(&mut *state);
-        state.closed = true;
-        drop(state);
-        drop(abandoned);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic runs under this lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn fill(&mut self, group: &mut Vec<Request>) {
-        let mut rows: usize = group.iter().map(|request| request.rows).sum();
-        let mut bytes: usize = group.iter().map(|request| request.bytes).sum();
-        while let Some(next) = self.waiting.front() {
-            rows += next.rows;
-            bytes += next.bytes;
-            if !group.is_empty() && (rows > GROUP_ROWS_MAX || bytes > GROUP_BYTES_MAX) {
-                return;
-            }
-            if let Some(next) = self.waiting.pop_front() {
-                self.rows -= next.rows;
-                self.bytes -= next.bytes;
-                group.push(next);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    fn request(rows: usize, sender: &mpsc::Sender<Answer>) -> Request {
-        let sender = sender.clone();
-        let job = Job::Writes(vec![Write::Claim((0..).take(rows).collect())], None);
-        let done = Box::new(move |answer| sender.send(answer).unwrap());
-        Request::new(Path::new("/q.db"), job, done)
-    }
-
-    fn group(inbox: &Inbox) -> usize {
-        match inbox.take(Duration::ZERO) {
-            Taken::Group(group) => group.len(),
-            Taken::Idle => 0,
-            Taken::Closed => usize::MAX,
+            tx.prepare_cached(&self.table.sql(user::RECORDED))?
+                .query_row([id], |row| row.get(0).map(Some))
+        };
+        let before: Option<u32> = recorded().map_err(|error| self.table.failed(tx, error))?;
+        match before {
+            None => Ok(true),
+            Some(before) if before == crc => Ok(false),
+            Some(_) => Err(QueueError::Conflict {
+                path: table::path(tx),
+                id: message.id.clone(),
+            }),
         }
     }
 
-    #[test]
-    fn groups_end_at_their_bound_and_take_at_least_one() {
-        let (sender, _answers) = mpsc::channel();
-        let inbox = Inbox::default();
-        for rows in [600, 400, 1, 5_000, 1] {
-            inbox.push(request(rows, &sender));
-        }
-        assert_eq!(
-            [
-                group(&inbox),
-                group(&inbox),
-                group(&inbox),
-                group(&inbox),
-                group(&inbox)
-            ],
-            [2, 1, 1, 1, 0]
-        );
-    }
-
-    #[test]
-    fn over_its_bound_it_refuses_through_the_writer() {
-        let (sender, answers) = mpsc::channel();
-        let inbox = Inbox::default();
-        inbox.push(request(WAITING_ROWS_MAX, &sender));
-        inbox.push(request(1, &sender));
-        assert!(answers.try_recv().is_err(), "not on the caller's thread");
-        assert_eq!(group(&inbox), 1);
-        assert_eq!(
-            answers.recv().unwrap().unwrap_err().code(),
-            "queue_overloaded"
-        );
-    }
-
-    #[test]
-    fn whatever_happens_each_request_is_answered() {
-        let (sender, answers) = mpsc::channel();
-        let inbox = Inbox::default();
-        inbox.push(request(1, &sender));
-        inbox.close();
-        inbox.push(request(1, &sender));
-        assert_eq!(
-            answers.try_recv().unwrap().unwrap_err().code(),
-            "queue_closed"
-        );
-        assert_eq!(group(&inbox), 1, "what waited is still served");
-        assert_eq!(
-            answers.try_recv().unwrap().unwrap_err().code(),
-            "queue_closed"
-        );
-        assert_eq!(group(&inbox), usize::MAX);
-
-        let inbox = Inbox::default();
-        inbox.push(request(1, &sender));
-        inbox.abandon();
-        assert_eq!(
-            answers.try_recv().unwrap().unwrap_err().code(),
-            "queue_closed"
-        );
+    /// Deletes records that are older than `older_than` by the wall clock, oldest first and at
+    /// most [`FORGET_MAX`](Self::FORGET_MAX) of them, and returns how many; when it is that many,
+    /// call it again.
+    ///
+    /// `older_than` has to be longer than the time within which a copy can still come: the
+    /// retention of the queue (24 h by default) plus the longest outage of whatever sends again,
+    /// such as the relay of an outbox. A copy that comes later runs again.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing was deleted.
+    pub fn forget(&self, conn: &Connection, older_than: Duration) -> Result<u64, QueueError> {
+        let before = Now::read()
+            .wall_ms
+            .saturating_sub(clock::millis(older_than));
+        let forget = || {
+            conn.prepare_cached(&self.table.sql(user::FORGET))?
+                .execute(params![before, Self::FORGET_MAX])
+        };
+        let forgotten = forget().map_err(|error| self.table.failed(conn, error))?;
+        Ok(forgotten as u64)
     }
 }

@@ -8,6 +8,10 @@
 //! Beside the file `q.db` lie `q.db-wal` and `q.db-shm` of SQLite, `q.db.lock` (who consumes it),
 //! `q.db.guard` (held while it is opened) and `q.db.wake` (where its consumer is woken).
 //!
+//! Beside the queue stand two tables for the user's own database, each written in the user's own
+//! transaction: an [`Outbox`], whose messages a [`Relay`] sends once they are committed, and an
+//! [`Inbox`], which says whether a message had its effect already.
+//!
 //! Limits: a commit takes up to 1,000 rows or 4 MiB, 100,000 rows or 64 MiB may wait for it; a
 //! process opens a file once, and never with another copy of SQLite (closing any descriptor of it
 //! would drop the locks of both).
@@ -25,12 +29,17 @@ mod upkeep;
 mod lock;
 mod wake;
 
+mod inbox;
+mod outbox;
+mod relay;
+mod table;
+
 mod apply;
 mod claims;
 mod group;
-mod inbox;
 mod row;
 mod shared;
+mod tray;
 mod writer;
 
 mod clock;
@@ -41,10 +50,13 @@ mod sql;
 
 pub use dequeue::{Claimed, Enqueued, Settlement};
 pub use error::QueueError;
+pub use inbox::Inbox;
 pub use lock::{ConsumerLock, side_file};
+pub use outbox::{Outbox, Refused};
 pub use producer::{Audit, Kept, ProducerCounts, ProducerRecord, RowCounts};
 pub use queue::{Durability, QueueOptions, Role, SqliteQueue, TakenOver};
 pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, Page};
+pub use relay::{Relay, RelayStatus, Ticket};
 pub use upkeep::Stats;
 pub use wake::Watch;
 pub use write::{Due, Existing, HeldKey, NewRow, Origin, RowState, Write, Written};

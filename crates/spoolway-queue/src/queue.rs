@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use crate::apply::{Fault, Owner, Tx};
 use crate::dequeue::Dequeuer;
-use crate::inbox::{Answer, Job, Request};
 use crate::lock::side_file;
 use crate::producer::ProducerRecord;
 use crate::shared::Shared;
+use crate::tray::{Answer, Job, Request};
 use crate::write::{Write, Written};
 use crate::writer::Writer;
 use crate::{ConsumerLock, QueueError, file, schema, sql};
@@ -294,7 +294,7 @@ impl SqliteQueue {
 
     fn push(&self, job: Job, done: Box<dyn FnOnce(Answer) + Send>) {
         let shared = self.shared();
-        shared.inbox.push(Request::new(&shared.path, job, done));
+        shared.tray.push(Request::new(&shared.path, job, done));
     }
 }
 
@@ -334,7 +334,7 @@ fn take_over(tx: &mut Tx<'_>, instance: InstanceId) -> Result<TakenOver, Fault> 
 
 impl Inner {
     fn close(&self) {
-        self.shared.inbox.close();
+        self.shared.tray.close();
         let thread = self
             .writer
             .lock()

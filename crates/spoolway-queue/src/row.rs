@@ -72,7 +72,7 @@ fn message(row: &Row<'_>, limits: &Limits) -> rusqlite::Result<Result<(Message, 
 }
 
 /// The message of a row, as far as it can be made one.
-fn assemble(row: &Row<'_>, trusted: bool) -> rusqlite::Result<Result<Message, String>> {
+pub(crate) fn assemble(row: &Row<'_>, trusted: bool) -> rusqlite::Result<Result<Message, String>> {
     let attributes = row.get_ref(5)?;
     let made = || -> Result<Message, String> {
         let id = MessageId::new(text(column(row, 1)?)?).map_err(|error| error.to_string())?;

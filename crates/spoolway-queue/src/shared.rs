@@ -10,8 +10,8 @@ use spoolway_proto::QueueId;
 
 use crate::QueueError;
 use crate::file::{self, OpenFile};
-use crate::inbox::Inbox;
 use crate::queue::QueueOptions;
+use crate::tray::Tray;
 
 type Pool = r2d2::Pool<SqliteConnectionManager>;
 
@@ -19,7 +19,7 @@ pub(crate) struct Shared {
     /// With its directory resolved.
     pub(crate) path: PathBuf,
     pub(crate) options: QueueOptions,
-    pub(crate) inbox: Inbox,
+    pub(crate) tray: Tray,
     opened: RwLock<Opened>,
     commits: AtomicU64,
     /// What commits to come do instead, before they fail.
@@ -49,7 +49,7 @@ impl Shared {
         Ok(Self {
             path,
             options,
-            inbox: Inbox::default(),
+            tray: Tray::default(),
             opened: RwLock::new(opened),
             commits: AtomicU64::new(0),
             #[cfg(test)]

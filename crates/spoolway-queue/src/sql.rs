@@ -1,4 +1,7 @@
 //! Every statement, in the order a message lives: enqueue, read, claim, settle, count, clean up.
+//! Those on the tables in a user's own database are in [`user`].
+
+pub(crate) mod user;
 
 /// Where the id is new. 0 rows changed: its row lives, see [`EXISTING`].
 pub(crate) const INSERT: &str = "INSERT INTO message_queue \
@@ -214,7 +217,7 @@ pub(crate) const CACHE_CAPACITY: usize = ALL.len() + WORDS.len();
 const WORDS: &[&str] = &[BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK_TO];
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use rusqlite::Connection;
 
     use super::*;
@@ -225,7 +228,7 @@ mod tests {
         conn
     }
 
-    fn plan(conn: &Connection, statement: &str) -> Vec<String> {
+    pub(crate) fn plan(conn: &Connection, statement: &str) -> Vec<String> {
         let mut explain = conn
             .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
             .unwrap();

@@ -201,7 +201,8 @@ impl WatchedFile {
     }
 }
 
-fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
+/// A number that changes with every commit of another connection.
+pub(crate) fn data_version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.prepare_cached(sql::DATA_VERSION)?
         .query_row((), |row| row.get(0))
 }

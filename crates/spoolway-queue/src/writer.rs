@@ -25,10 +25,10 @@ use crate::claims::ClaimBook;
 use crate::clock::Now;
 use crate::file::{self, OpenFile};
 use crate::group::{apply_one, execute, merge};
-use crate::inbox::{Answer, Request, Taken};
 use crate::producer::Tally;
 use crate::queue::Role;
 use crate::shared::Shared;
+use crate::tray::{Answer, Request, Taken};
 use crate::{QueueError, sql, wake};
 
 /// How often an idle writer looks whether its file is still the one that the path names.
@@ -95,10 +95,10 @@ impl Writer {
         }
     }
 
-    /// Serves requests until the inbox is closed and empty.
+    /// Serves requests until the tray is closed and empty.
     pub(crate) fn run(mut self) {
         loop {
-            match self.shared.inbox.take(TICK) {
+            match self.shared.tray.take(TICK) {
                 Taken::Group(group) => self.serve(group),
                 Taken::Idle => self.tick(),
                 Taken::Closed => return,
@@ -159,7 +159,7 @@ impl Writer {
     fn attempt(&mut self, group: &mut Vec<Request>) -> Result<Vec<Answer>, Failure> {
         self.ready().map_err(Failure::Rejected)?;
         if self.begin().map_err(Failure::Rejected)? {
-            self.shared.inbox.top_up(group);
+            self.shared.tray.top_up(group);
         }
         let owner = self.owner;
         let applied = self.apply_all(group);
@@ -372,7 +372,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         // Also when it panicked: nobody must wait for it then.
-        self.shared.inbox.abandon();
+        self.shared.tray.abandon();
     }
 }
 

@@ -46,9 +46,9 @@ Consumer::builder("/run/app/orders.sock", "/var/lib/app/orders.db")
 //!
 //! | feature | default | gives |
 //! |---|---|---|
-//! | `client` | yes | `Producer` and the crate as `client` |
+//! | `client` | yes | `Producer`, `relay` and the crate as `client` |
 //! | `consumer` | yes | `Consumer`, `Sink` and the crate as `consumer` |
-//! | `sqlite-queue` | by both | `SqliteQueue` and the crate as `queue`: the file alone, without a socket |
+//! | `sqlite-queue` | by both | `SqliteQueue`, `Inbox`, `Outbox` and the crate as `queue`: the file alone, without a socket |
 //! | `unix-socket` | by both | the frames and control objects of the socket as `wire`, without I/O |
 
 pub use spoolway_proto::{
@@ -62,7 +62,12 @@ pub use spoolway_client::{self as client, Path, Producer, Receipt, SendError};
 pub use spoolway_consumer::{self as consumer, Consumer, ConsumerError, Delivery, Sink};
 
 #[cfg(feature = "sqlite-queue")]
-pub use spoolway_queue::{self as queue, Durability, SqliteQueue};
+pub use spoolway_queue::{self as queue, Durability, Inbox, Outbox, Relay, SqliteQueue};
+
+#[cfg(feature = "client")]
+mod relay;
+#[cfg(feature = "client")]
+pub use relay::relay;
 
 /// What travels on the socket: frames, control objects, and what they decode to.
 #[cfg(feature = "unix-socket")]

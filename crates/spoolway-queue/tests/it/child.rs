@@ -7,7 +7,8 @@ use std::sync::mpsc;
 
 use spoolway_queue::{QueueOptions, SqliteQueue};
 
-use crate::support::{consumer, message, row};
+use crate::support::{Database, consumer, message, row};
+use crate::{inbox, outbox};
 
 const PART: &str = "SPOOLWAY_TEST_PART";
 const FILE: &str = "SPOOLWAY_TEST_FILE";
@@ -72,13 +73,13 @@ impl Drop for Process {
     }
 }
 
-fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "> {line}").unwrap();
     out.flush().unwrap();
 }
 
-fn wait_for_go() {
+pub(crate) fn wait_for_go() {
     std::io::stdin().lines().for_each(drop);
 }
 
@@ -104,6 +105,11 @@ fn part() {
             say(queue.identity());
         }
         "insert" => insert_until_killed(Path::new(&path)),
+        "inbox-recorded" => inbox::handle_until("recorded", &Database::at(&path)),
+        "inbox-handled" => inbox::handle_until("handled", &Database::at(&path)),
+        "outbox-enqueued" => outbox::enqueue_until("enqueued", &Database::at(&path)),
+        "outbox-committed" => outbox::enqueue_until("committed", &Database::at(&path)),
+        "outbox-relay" => outbox::relay_until_killed(&Database::at(&path)),
         other => panic!("no part {other:?}"),
     }
 }

@@ -9,6 +9,8 @@ mod claims;
 mod delivery;
 mod faults;
 mod files;
+mod inbox;
+mod outbox;
 mod producers;
 mod support;
 mod wake;

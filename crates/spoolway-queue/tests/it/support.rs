@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use spoolway_proto::{InstanceId, Message, Timestamp};
 use spoolway_queue::{
-    ConsumerLock, Cursor, NewRow, QueueOptions, Role, SqliteQueue, TakenOver, Write,
+    ConsumerLock, Cursor, Inbox, NewRow, Outbox, QueueOptions, Role, SqliteQueue, TakenOver, Write,
 };
 use tempfile::TempDir;
 
@@ -76,6 +76,56 @@ impl Fixture {
             .iter()
             .map(|candidate| candidate.message.id.to_string());
         ids.collect()
+    }
+}
+
+/// The database of a program that uses the inbox and the outbox, with a table of its own.
+pub(crate) struct Database {
+    path: PathBuf,
+    // Removed with the value; a part of a test has only the path.
+    _dir: Option<TempDir>,
+}
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        Self::in_mode("wal")
+    }
+
+    pub(crate) fn in_mode(mode: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Self {
+            path: dir.path().join("app.db"),
+            _dir: Some(dir),
+        };
+        let conn = db.open();
+        let setup = format!("PRAGMA journal_mode = {mode}; CREATE TABLE effect (message_id TEXT);");
+        conn.execute_batch(&setup).unwrap();
+        Inbox::default().create(&conn).unwrap();
+        Outbox::default().create(&conn).unwrap();
+        db
+    }
+
+    pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            _dir: None,
+        }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.path.clone()
+    }
+
+    pub(crate) fn open(&self) -> Connection {
+        let conn = Connection::open(&self.path).unwrap();
+        conn.busy_timeout(DEADLINE).unwrap();
+        conn
+    }
+
+    pub(crate) fn number(&self, statement: &str) -> i64 {
+        self.open()
+            .query_row(statement, (), |row| row.get(0))
+            .unwrap()
     }
 }
 

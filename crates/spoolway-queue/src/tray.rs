@@ -1,0 +1,320 @@
+//! What waits for the writer: bounded, first in first out, taken in groups.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::QueueError;
+use crate::apply::{Fault, Tx};
+use crate::write::{Write, Written};
+
+/// Rows of one commit: at 200,000 rows a second it holds other processes up for 5 ms.
+const GROUP_ROWS_MAX: usize = 1_000;
+
+/// Bytes of one commit: about what the WAL holds between checkpoints.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Rows that may wait: ten times what a consumer holds.
+const WAITING_ROWS_MAX: usize = 100_000;
+
+/// Bytes that may wait. A single larger request is taken when nothing else waits.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+pub(crate) type Answer = Result<Vec<Written>, QueueError>;
+
+type Done = Box<dyn FnOnce(Answer) + Send>;
+
+type Run = Box<dyn FnMut(&mut Tx<'_>) -> Result<(), Fault> + Send>;
+
+/// What a request asks for.
+pub(crate) enum Job {
+    /// Writes of a caller, who may know the rows of the file of one generation only.
+    Writes(Vec<Write>, Option<u64>),
+    /// The queue's own upkeep. May run more than once; what counts is the last time.
+    Run(Run),
+}
+
+impl Job {
+    fn weight(&self) -> (usize, usize) {
+        match self {
+            Self::Run(_) => (1, 0),
+            Self::Writes(writes, _) => writes
+                .iter()
+                .map(Write::weight)
+                .fold((0, 0), |(rows, bytes), (more_rows, more_bytes)| {
+                    (rows + more_rows, bytes + more_bytes)
+                }),
+        }
+    }
+}
+
+/// One call, answered exactly once.
+pub(crate) struct Request {
+    pub(crate) job: Job,
+    reply: Reply,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Request {
+    pub(crate) fn new(path: &Path, job: Job, done: Done) -> Self {
+        let (rows, bytes) = job.weight();
+        let reply = Reply {
+            done: Some(done),
+            path: path.into(),
+        };
+        Self {
+            job,
+            reply,
+            rows,
+            bytes,
+        }
+    }
+
+    pub(crate) fn answer(self, answer: Answer) {
+        self.reply.send(answer);
+    }
+}
+
+/// The caller's callback; told `Closed` if nothing else ever is.
+struct Reply {
+    done: Option<Done>,
+    path: PathBuf,
+}
+
+impl Reply {
+    fn send(mut self, answer: Answer) {
+        self.call(answer);
+    }
+
+    fn call(&mut self, answer: Answer) {
+        if let Some(done) = self.done.take()
+            && catch_unwind(AssertUnwindSafe(|| done(answer))).is_err()
+        {
+            // The writer goes on: others wait for it.
+            tracing::error!(queue = %self.path.display(), "a callback of the queue panicked");
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let path = self.path.clone();
+        self.call(Err(QueueError::Closed { path }));
+    }
+}
+
+/// What the writer finds.
+pub(crate) enum Taken {
+    Group(Vec<Request>),
+    /// Nothing came in time.
+    Idle,
+    /// Nothing waits, and nothing will come.
+    Closed,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Request>,
+    refused: Vec<Request>,
+    rows: usize,
+    bytes: usize,
+    closed: bool,
+}
+
+/// The queue in front of the writer.
+#[derive(Default)]
+pub(crate) struct Tray {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+impl Tray {
+    /// Hands a request over. After [`close`](Self::close) it is answered here and now.
+    pub(crate) fn push(&self, request: Request) {
+        let mut state = self.lock();
+        if state.closed {
+            drop(state);
+            drop(request);
+            return;
+        }
+        let fits = state.waiting.is_empty()
+            || (state.rows + request.rows <= WAITING_ROWS_MAX
+                && state.bytes + request.bytes <= WAITING_BYTES_MAX);
+        if fits {
+            state.rows += request.rows;
+            state.bytes += request.bytes;
+            state.waiting.push_back(request);
+        } else {
+            // Answered by the writer, like everything else; only the writes are let go now.
+            let job = Job::Writes(Vec::new(), None);
+            state.refused.push(Request { job, ..request });
+        }
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// Waits for requests until `limit`, and takes a group of them.
+    pub(crate) fn take(&self, limit: Duration) -> Taken {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        loop {
+            if !state.refused.is_empty() {
+                let refused = std::mem::take(&mut state.refused);
+                drop(state);
+                for request in refused {
+                    let path = request.reply.path.clone();
+                    request.answer(Err(QueueError::Overloaded { path }));
+                }
+                state = self.lock();
+                continue;
+            }
+            if !state.waiting.is_empty() {
+                let mut group = Vec::new();
+                state.fill(&mut group);
+                return Taken::Group(group);
+            }
+            if state.closed {
+                return Taken::Closed;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Taken::Idle;
+            }
+            state = self
+                .ready
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Adds to a group what came while it waited for the lock of the file.
+    pub(crate) fn top_up(&self, group: &mut Vec<Request>) {
+        self.lock().fill(group);
+    }
+
+    /// Nothing more is taken in; what waits is still written.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_all();
+    }
+
+    /// Nothing more is taken in, and nobody will write what waits.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let abandoned = std::mem::take(&mut *state);
+        state.closed = true;
+        drop(state);
+        drop(abandoned);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn fill(&mut self, group: &mut Vec<Request>) {
+        let mut rows: usize = group.iter().map(|request| request.rows).sum();
+        let mut bytes: usize = group.iter().map(|request| request.bytes).sum();
+        while let Some(next) = self.waiting.front() {
+            rows += next.rows;
+            bytes += next.bytes;
+            if !group.is_empty() && (rows > GROUP_ROWS_MAX || bytes > GROUP_BYTES_MAX) {
+                return;
+            }
+            if let Some(next) = self.waiting.pop_front() {
+                self.rows -= next.rows;
+                self.bytes -= next.bytes;
+                group.push(next);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn request(rows: usize, sender: &mpsc::Sender<Answer>) -> Request {
+        let sender = sender.clone();
+        let job = Job::Writes(vec![Write::Claim((0..).take(rows).collect())], None);
+        let done = Box::new(move |answer| sender.send(answer).unwrap());
+        Request::new(Path::new("/q.db"), job, done)
+    }
+
+    fn group(tray: &Tray) -> usize {
+        match tray.take(Duration::ZERO) {
+            Taken::Group(group) => group.len(),
+            Taken::Idle => 0,
+            Taken::Closed => usize::MAX,
+        }
+    }
+
+    #[test]
+    fn groups_end_at_their_bound_and_take_at_least_one() {
+        let (sender, _answers) = mpsc::channel();
+        let tray = Tray::default();
+        for rows in [600, 400, 1, 5_000, 1] {
+            tray.push(request(rows, &sender));
+        }
+        assert_eq!(
+            [
+                group(&tray),
+                group(&tray),
+                group(&tray),
+                group(&tray),
+                group(&tray)
+            ],
+            [2, 1, 1, 1, 0]
+        );
+    }
+
+    #[test]
+    fn over_its_bound_it_refuses_through_the_writer() {
+        let (sender, answers) = mpsc::channel();
+        let tray = Tray::default();
+        tray.push(request(WAITING_ROWS_MAX, &sender));
+        tray.push(request(1, &sender));
+        assert!(answers.try_recv().is_err(), "not on the caller's thread");
+        assert_eq!(group(&tray), 1);
+        assert_eq!(
+            answers.recv().unwrap().unwrap_err().code(),
+            "queue_overloaded"
+        );
+    }
+
+    #[test]
+    fn whatever_happens_each_request_is_answered() {
+        let (sender, answers) = mpsc::channel();
+        let tray = Tray::default();
+        tray.push(request(1, &sender));
+        tray.close();
+        tray.push(request(1, &sender));
+        assert_eq!(
+            answers.try_recv().unwrap().unwrap_err().code(),
+            "queue_closed"
+        );
+        assert_eq!(group(&tray), 1, "what waited is still served");
+        assert_eq!(
+            answers.try_recv().unwrap().unwrap_err().code(),
+            "queue_closed"
+        );
+        assert_eq!(group(&tray), usize::MAX);
+
+        let tray = Tray::default();
+        tray.push(request(1, &sender));
+        tray.abandon();
+        assert_eq!(
+            answers.try_recv().unwrap().unwrap_err().code(),
+            "queue_closed"
+        );
+    }
+}
