@@ -5,3 +5,4 @@ mod faults;
 mod foreign;
 mod readme;
 mod support;
+mod torture;

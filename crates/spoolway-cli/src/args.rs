@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 use spoolway::{AckLevel, Durability, Sink};
 
 use crate::units::parse_duration;
@@ -24,10 +25,11 @@ Examples:
   spoolway send --type order '{\"id\":1}'         send one message
   spoolway send --file events.jsonl             send a file of them, one JSON object a line
   spoolway replay                               wait until the backlog is delivered
-  spoolway demo                                 watch it survive a kill -9")]
+  spoolway demo                                 watch it survive a kill -9
+  spoolway torture                              let it survive worse, on your own disk")]
 #[command(after_help = "\
 Exit codes: 0 ok, 1 failed, 2 usage, 65 bad data, 66 file not found, 69 consumer unavailable,
-  74 I/O, 75 try again, 77 permission, 78 configuration, 130 interrupted, 143 terminated")]
+  70 a promise is broken, 74 I/O, 75 try again, 77 permission, 78 configuration, 130 interrupted, 143 terminated")]
 pub(crate) struct Args {
     /// The consumer's socket
     ///
@@ -63,6 +65,9 @@ pub(crate) enum Command {
     Queue(QueueCommand),
     Cleanup(Cleanup),
     Demo(Demo),
+    Torture(Torture),
+    #[command(hide = true)]
+    TortureProducer(TortureProducer),
 }
 
 /// Run the consumer: take messages from the socket and the queue file, and hand them to a sink
@@ -81,6 +86,9 @@ pub(crate) struct Serve {
     /// How long processed messages stay in the queue file
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     pub(crate) retention: Duration,
+    /// End at once when the standard input is closed; for the torture
+    #[arg(long, hide = true)]
+    pub(crate) tied: bool,
 }
 
 /// Send one message, or a file of them
@@ -189,6 +197,79 @@ pub(crate) struct Demo {
     /// The report as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Kill, stop and cut real processes at random, and count what becomes of the messages
+///
+/// At most 20,000 messages a second are sent, 1.2 million in all, which takes less than 1 GiB of
+/// disk; producers are slow while 10,000 are unprocessed. The seed decides what goes wrong and what
+/// is sent; when processes get their turn is up to the system, so no two runs are quite the same.
+/// Exit code 70 and the files of the run are left when a promise is broken.
+#[derive(Debug, clap::Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  spoolway torture                              20 s in the directory for temporary files
+  spoolway torture --seconds 600 --dir /srv     longer, on the disk that matters
+  spoolway torture --faults stop,flap           the consumer survives
+  spoolway torture --seed 7                     what went wrong once, again")]
+pub(crate) struct Torture {
+    /// Producer processes
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) producers: u32,
+    /// Keys, which all producers share
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) keys: u32,
+    /// How long the producers send
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) seconds: u32,
+    /// What goes wrong
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULTS")]
+    #[arg(default_values_t = [Fault::Kill, Fault::Stop, Fault::Flap])]
+    pub(crate) faults: Vec<Fault>,
+    /// Where all that is random comes from [default: random, and printed]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Where the files of the run are made [default: the directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The report as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What goes wrong in a torture.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Fault {
+    /// Consumer and producers are killed, and started again within 0.5 s
+    Kill,
+    /// The consumer is stopped for 50 ms to 7 s
+    Stop,
+    /// Connections are cut, ten times a second
+    Flap,
+    /// Nothing, to compare with
+    None,
+}
+
+/// One producer of the torture
+#[derive(Debug, clap::Args)]
+pub(crate) struct TortureProducer {
+    /// Which of all runs it is
+    #[arg(long)]
+    pub(crate) run: u32,
+    #[arg(long)]
+    pub(crate) seed: u64,
+    #[arg(long)]
+    pub(crate) keys: u32,
+    /// Messages a second at most
+    #[arg(long)]
+    pub(crate) rate: u32,
+    /// Where it writes down what `send` returned
+    #[arg(long)]
+    pub(crate) journal: PathBuf,
 }
 
 /// What a commit survives.

@@ -6,3 +6,4 @@ pub(crate) mod replay;
 pub(crate) mod send;
 pub(crate) mod serve;
 pub(crate) mod stats;
+pub(crate) mod torture;

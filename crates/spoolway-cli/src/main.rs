@@ -5,6 +5,7 @@ mod commands;
 mod failure;
 mod output;
 mod paths;
+mod program;
 mod signals;
 mod units;
 
@@ -42,6 +43,10 @@ fn run(args: Args) -> Result<u8, Failure> {
         Command::Queue(QueueCommand::Stats(stats)) => commands::stats::run(&places()?, &stats),
         Command::Cleanup(cleanup) => commands::cleanup::run(&places()?, &cleanup),
         Command::Demo(demo) => asynchronous(commands::demo::run(demo)),
+        Command::Torture(torture) => asynchronous(commands::torture::run(torture, quiet)),
+        Command::TortureProducer(producer) => {
+            asynchronous(commands::torture::producer::run(places()?, producer))
+        }
     }
 }
 

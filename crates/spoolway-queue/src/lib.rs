@@ -57,6 +57,6 @@ pub use producer::{Audit, Kept, ProducerCounts, ProducerRecord, RowCounts};
 pub use queue::{Durability, QueueOptions, Role, SqliteQueue, TakenOver};
 pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, Page};
 pub use relay::{Relay, RelayStatus, Ticket};
-pub use upkeep::Stats;
+pub use upkeep::{DeadLetter, Stats};
 pub use wake::Watch;
 pub use write::{Due, Existing, HeldKey, NewRow, Origin, RowState, Write, Written};

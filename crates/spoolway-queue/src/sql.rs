@@ -135,6 +135,8 @@ pub(crate) const COUNT_CLAIMED: &str = "SELECT count(*) FROM claim JOIN message_
     ON message_queue.seq BETWEEN claim.first_seq AND claim.last_seq WHERE message_queue.processed = 0";
 pub(crate) const COUNT_BY_TYPE: &str = "SELECT type, count(*) AS messages FROM message_queue \
     WHERE processed = 0 GROUP BY type ORDER BY messages DESC, type LIMIT ?1";
+pub(crate) const DEAD_LETTERS: &str = "SELECT message_id, dead_reason, last_error FROM message_queue \
+    WHERE processed = 2 ORDER BY processed_at, seq LIMIT ?1";
 pub(crate) const OLDEST_PENDING: &str = "SELECT created_at FROM message_queue WHERE seq = ?1";
 
 pub(crate) const TRIM_PROCESSED: &str = "DELETE FROM message_queue WHERE seq IN (SELECT seq FROM message_queue \
@@ -198,6 +200,7 @@ pub(crate) const ALL: &[&str] = &[
     COUNT_SUSPECT,
     COUNT_CLAIMED,
     COUNT_BY_TYPE,
+    DEAD_LETTERS,
     OLDEST_PENDING,
     TRIM_PROCESSED,
     TRIM_UNDATED,
@@ -281,6 +284,7 @@ pub(crate) mod tests {
             (COUNT_PENDING, "message_ready"),
             (COUNT_PROCESSED, "message_processed"),
             (COUNT_DEAD, "message_dead"),
+            (DEAD_LETTERS, "message_dead"),
             (TRIM_PROCESSED, "INDEX message_processed (processed_at<?)"),
             (TRIM_UNDATED, "INDEX message_processed (processed_at=?)"),
         ] {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::params;
 use serde::Serialize;
-use spoolway_proto::QueueId;
+use spoolway_proto::{MessageId, QueueId};
 
 use crate::clock::{self, Now};
 use crate::{QueueError, SqliteQueue, file, sql};
@@ -52,7 +52,40 @@ pub struct Stats {
     pub wal_bytes: u64,
 }
 
+/// A message that will not be tried again by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DeadLetter {
+    /// Its id.
+    pub id: MessageId,
+    /// Why it is dead, as a word; a foreign program need not have said.
+    pub reason: Option<String>,
+    /// The last error of its handler.
+    pub error: Option<String>,
+}
+
 impl SqliteQueue {
+    /// At most `limit` dead letters, oldest first. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.shared().snapshot(|conn, _| {
+            let mut statement = conn.prepare_cached(sql::DEAD_LETTERS)?;
+            let mut rows = statement.query([limit])?;
+            let mut letters = Vec::new();
+            while let Some(row) = rows.next()? {
+                // A foreign row may have an id that is none of ours: nobody can ask for it.
+                if let Ok(id) = MessageId::new(row.get::<_, String>(0)?) {
+                    let (reason, error) = (row.get(1)?, row.get(2)?);
+                    letters.push(DeadLetter { id, reason, error });
+                }
+            }
+            Ok(letters)
+        })
+    }
+
     /// Counts what the file holds, in one snapshot. Takes longer the more messages are kept. Blocks.
     ///
     /// # Errors

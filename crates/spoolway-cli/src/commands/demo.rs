@@ -2,7 +2,6 @@
 //! SIGKILL, and a report computed from the file that the consumer wrote.
 
 mod report;
-mod stage;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -18,11 +17,11 @@ use crate::args::Demo;
 use crate::commands::send::{Line, Summary, read_all};
 use crate::failure::{Failure, exit};
 use crate::output::{print, print_json, tell};
+use crate::program::{DATABASE, Program, Tail};
 use crate::signals::Signals;
 use crate::units::{count, plural, span};
 
-use report::{Event, Report, judge};
-use stage::{Program, Tail, ids_of};
+use report::{Event, Report, ids_of, judge};
 
 /// The events that come with the program; `data/README.md` says where they are from.
 const EARTHQUAKES: &str = include_str!("../../data/earthquakes.jsonl");
@@ -37,8 +36,7 @@ const EVENTS_MIN: usize = 10;
 /// How long any step may take before the demo gives up, and how much longer for each event.
 const STEP_MAX: Duration = Duration::from_secs(30);
 const STEP_MAX_EACH: Duration = Duration::from_millis(1);
-/// How much of the file of a child's errors is shown when it fails.
-const COMPLAINT_BYTES: usize = 2_000;
+const SOCKET: &str = "demo.sock";
 
 /// Runs the demo on a thread of its own, so that a signal can end it and its processes.
 pub(crate) async fn run(args: Demo) -> Result<u8, Failure> {
@@ -193,7 +191,7 @@ impl Show<'_> {
             plural(before_kill.len() as u64, "message"),
         ));
 
-        let queue = SqliteQueue::open(self.path("queue.db"), QueueOptions::default())?;
+        let queue = SqliteQueue::open(self.path(DATABASE), QueueOptions::default())?;
         let (act, mut pending) = (Instant::now(), 0);
         self.wait("messages to be spooled", Duration::from_millis(20), || {
             let ended = producer.has_ended()?;
@@ -240,13 +238,13 @@ impl Show<'_> {
 
     /// Starts this program with other arguments, on the demo's socket and queue file.
     fn start(&self, name: &'static str, arguments: &[&str]) -> Result<Program, Failure> {
-        Program::start(name, &self.directory, arguments)
+        Program::start(name, &self.directory, &self.path(SOCKET), arguments)
     }
 
     /// Starts the consumer and waits until it listens.
     fn serve(&self) -> Result<Program, Failure> {
         let mut consumer = self.start("consumer", &["serve", "--sink", "file:out.jsonl"])?;
-        let socket = self.path(stage::SOCKET);
+        let socket = self.path(SOCKET);
         self.wait("the consumer to listen", Duration::from_millis(5), || {
             consumer.check()?;
             Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok())

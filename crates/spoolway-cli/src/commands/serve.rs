@@ -1,5 +1,7 @@
 //! `spoolway serve`: the consumer with a sink.
 
+use std::{io, thread};
+
 use spoolway::consumer::ConsumerConfig;
 use spoolway::{Consumer, Durability};
 use tokio::sync::oneshot;
@@ -15,6 +17,9 @@ use crate::units::{count, plural};
 /// Consumes until SIGINT or SIGTERM, then finishes what has arrived. A second signal ends it at once.
 pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
+    if args.tied {
+        tie()?;
+    }
     places.make_database_directory()?;
     places.make_socket_directory()?;
     let config = ConsumerConfig {
@@ -61,6 +66,20 @@ pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, 
         tell(line);
     }
     Ok(exit::OK)
+}
+
+/// Ends the process when its standard input is closed: whoever started it is gone.
+fn tie() -> Result<(), Failure> {
+    let wait = || {
+        // Nobody writes, and an error is an end too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        std::process::exit(exit::FAILED.into());
+    };
+    thread::Builder::new()
+        .name("tied".into())
+        .spawn(wait)
+        .map_err(|error| Failure::io("cannot start a thread", &error))?;
+    Ok(())
 }
 
 fn banner(consumer: &Consumer, args: &Serve, waiting: u64) -> String {

@@ -12,6 +12,7 @@ use serde::Serialize;
 use spoolway::{Message, MessageId};
 
 use crate::commands::send::Summary;
+use crate::failure::Failure;
 use crate::units::{count, span};
 
 /// A message of the input.
@@ -107,11 +108,18 @@ pub(super) fn judge(
 }
 
 /// The id of each line of a sink's file; `None` for a line that is no message.
-pub(super) fn ids(text: &[u8]) -> impl Iterator<Item = Option<MessageId>> {
+fn ids(text: &[u8]) -> impl Iterator<Item = Option<MessageId>> {
     text.split_inclusive(|byte| *byte == b'\n').map(|line| {
         let message = Message::decode(&Bytes::copy_from_slice(line.strip_suffix(b"\n")?));
         Some(message.ok()?.id)
     })
+}
+
+/// The ids of the whole lines of the sink's file.
+pub(super) fn ids_of(path: &Path) -> Result<HashSet<MessageId>, Failure> {
+    let text =
+        std::fs::read(path).map_err(|error| Failure::io("cannot read the sink's file", &error))?;
+    Ok(ids(&text).flatten().collect())
 }
 
 /// Writes the input of the producer.

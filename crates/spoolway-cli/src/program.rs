@@ -1,25 +1,24 @@
-//! The processes of the demo, and the file that the consumer writes.
+//! This program running once more as a child, and the files that children write.
 
-use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use spoolway::MessageId;
 
-use super::COMPLAINT_BYTES;
-use super::report::ids;
 use crate::failure::{Failure, exit};
 
-pub(super) const SOCKET: &str = "demo.sock";
-const DATABASE: &str = "queue.db";
+/// The queue file of the children, in their directory.
+pub(crate) const DATABASE: &str = "queue.db";
+/// How much of the file of a child's errors is shown when it fails.
+const COMPLAINT_BYTES: usize = 2_000;
 
-/// This program, running once more. It is killed when dropped, so that nothing outlives the demo.
-pub(super) struct Program {
-    name: &'static str,
+/// This program, running once more. It is killed when dropped, so that nothing outlives its parent;
+/// its standard input is a pipe, which also ends when the parent is killed.
+pub(crate) struct Program {
+    name: String,
     child: Child,
     status: Option<ExitStatus>,
     output: PathBuf,
@@ -27,22 +26,25 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub(super) fn start(
-        name: &'static str,
+    /// Starts it in `directory`, with the queue file there and this socket.
+    pub(crate) fn start(
+        name: impl Into<String>,
         directory: &Path,
+        socket: &Path,
         arguments: &[&str],
     ) -> Result<Self, Failure> {
+        let name = name.into();
         let output = directory.join(format!("{name}.out"));
         let errors = directory.join(format!("{name}.log"));
         let start = || {
             Command::new(std::env::current_exe()?)
                 .args(arguments)
                 .current_dir(directory)
-                .env("SPOOLWAY_SOCKET", directory.join(SOCKET))
+                .env("SPOOLWAY_SOCKET", socket)
                 .env("SPOOLWAY_DATABASE", directory.join(DATABASE))
-                // A Ctrl-C is for the demo, which ends them itself.
+                // A Ctrl-C is for the parent, which ends them itself.
                 .process_group(0)
-                .stdin(Stdio::null())
+                .stdin(Stdio::piped())
                 .stdout(File::create(&output)?)
                 .stderr(File::options().create(true).append(true).open(&errors)?)
                 .spawn()
@@ -58,28 +60,40 @@ impl Program {
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// SIGKILL, and waits until it is dead.
-    pub(super) fn kill(&mut self) -> Result<(), Failure> {
+    pub(crate) fn kill(&mut self) -> Result<(), Failure> {
         let killed = self.child.kill().and_then(|()| self.child.wait());
         self.status = Some(killed.map_err(|error| self.failed("cannot kill", &error))?);
         Ok(())
     }
 
-    /// SIGTERM.
-    pub(super) fn terminate(&self) -> Result<(), Failure> {
+    pub(crate) fn terminate(&self) -> Result<(), Failure> {
+        self.signal(Signal::TERM)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
         let sent = i32::try_from(self.pid())
             .ok()
             .and_then(Pid::from_raw)
             .ok_or(rustix::io::Errno::SRCH)
-            .and_then(|pid| kill_process(pid, Signal::TERM));
-        sent.map_err(|errno| self.failed("cannot end", &errno.into()))
+            .and_then(|pid| kill_process(pid, signal));
+        sent.map_err(|errno| self.failed("cannot signal", &errno.into()))
     }
 
-    pub(super) fn has_ended(&mut self) -> Result<bool, Failure> {
+    /// Writes a line to its standard input.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<(), Failure> {
+        let told = match &mut self.child.stdin {
+            Some(stdin) => writeln!(stdin, "{line}"),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        told.map_err(|error| self.failed("cannot speak to", &error))
+    }
+
+    pub(crate) fn has_ended(&mut self) -> Result<bool, Failure> {
         if self.status.is_none() {
             let status = self.child.try_wait();
             self.status = status.map_err(|error| self.failed("cannot watch", &error))?;
@@ -88,7 +102,7 @@ impl Program {
     }
 
     /// Fails when it has failed already; one that runs or has succeeded is fine.
-    pub(super) fn check(&mut self) -> Result<(), Failure> {
+    pub(crate) fn check(&mut self) -> Result<(), Failure> {
         if self.has_ended()? {
             self.succeeded()
         } else {
@@ -97,7 +111,7 @@ impl Program {
     }
 
     /// Fails with what it said, if it did not end with exit code 0.
-    pub(super) fn succeeded(&self) -> Result<(), Failure> {
+    pub(crate) fn succeeded(&self) -> Result<(), Failure> {
         let Some(status) = self.status.filter(|status| !status.success()) else {
             return Ok(());
         };
@@ -113,7 +127,7 @@ impl Program {
     }
 
     /// What it wrote to its standard output.
-    pub(super) fn output(&self) -> Result<String, Failure> {
+    pub(crate) fn output(&self) -> Result<String, Failure> {
         std::fs::read_to_string(&self.output)
             .map_err(|error| self.failed("cannot read the output of", &error))
     }
@@ -134,14 +148,14 @@ impl Drop for Program {
 }
 
 /// Counts the lines of a growing file.
-pub(super) struct Tail {
+pub(crate) struct Tail {
     path: PathBuf,
     at: u64,
     lines: u64,
 }
 
 impl Tail {
-    pub(super) fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.to_path_buf(),
             at: 0,
@@ -149,9 +163,14 @@ impl Tail {
         }
     }
 
-    /// The number of lines by now.
-    pub(super) fn lines(&mut self) -> Result<u64, Failure> {
-        let new = self.new_bytes().map_err(unread)?;
+    /// The number of lines by now; none while there is no file.
+    pub(crate) fn lines(&mut self) -> Result<u64, Failure> {
+        let new = match self.new_bytes() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.lines),
+            new => new.map_err(|error| {
+                Failure::io(format!("cannot read {}", self.path.display()), &error)
+            })?,
+        };
         self.at += new.len() as u64;
         self.lines += new.iter().filter(|byte| **byte == b'\n').count() as u64;
         Ok(self.lines)
@@ -164,14 +183,4 @@ impl Tail {
         file.read_to_end(&mut new)?;
         Ok(new)
     }
-}
-
-/// The ids of the whole lines of the sink's file.
-pub(super) fn ids_of(path: &Path) -> Result<HashSet<MessageId>, Failure> {
-    let text = std::fs::read(path).map_err(unread)?;
-    Ok(ids(&text).flatten().collect())
-}
-
-fn unread(error: io::Error) -> Failure {
-    Failure::io("cannot read the sink's file", &error)
 }
