@@ -9,7 +9,7 @@ use spoolway_proto::{AckLevel, Limits};
 use spoolway_queue::{Durability, QueueOptions, SqliteQueue};
 
 use crate::error::SOCKET_PATH_BYTES_MAX;
-use crate::route::RouteConfig;
+use crate::route::{OnFull, RouteConfig};
 use crate::shared::Shared;
 use crate::{OpenError, Producer};
 
@@ -116,8 +116,18 @@ impl ProducerBuilder {
         self
     }
 
+    /// What becomes of a message that finds the consumer's window full. Default [`OnFull::Wait`].
+    ///
+    /// It does not change the bounds of memory, `messages_max` and `bytes_max` of [`RouteConfig`]: over those every
+    /// send fails with [`SendCode::Full`](crate::SendCode::Full).
+    pub fn on_full(mut self, choice: OnFull) -> Self {
+        self.route.on_full = choice;
+        self
+    }
+
     /// All times and bounds of the path machine, for what has no method here. It overwrites
-    /// [`connect_timeout`](Self::connect_timeout) and [`resume_grace`](Self::resume_grace).
+    /// [`connect_timeout`](Self::connect_timeout), [`resume_grace`](Self::resume_grace) and
+    /// [`on_full`](Self::on_full).
     pub fn route(mut self, config: RouteConfig) -> Self {
         self.route = config;
         self
@@ -150,8 +160,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// Never use the socket. For sends from inside a handler, which must not wait for their own
-    /// consumer. Off by default.
+    /// Never use the socket; see [`Producer::spooling`]. Off by default.
     pub fn spool_only(mut self) -> Self {
         self.options.spool_only = true;
         self

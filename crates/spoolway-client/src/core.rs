@@ -8,6 +8,8 @@ mod call;
 mod hear;
 mod spool;
 
+pub(crate) use call::Room;
+
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
@@ -245,6 +247,7 @@ impl Core {
                     epoch,
                     first,
                     fresh,
+                    socket,
                     queue,
                     err,
                 } => {
@@ -259,6 +262,7 @@ impl Core {
                         ack,
                         first,
                         fresh,
+                        socket,
                         queue,
                         err,
                     };
@@ -302,16 +306,19 @@ impl Core {
     }
 
     /// Ends what has to be done under the lock, and hands out the rest.
-    pub(crate) fn finish(&mut self) -> Effects {
-        if let Some(link) = &mut self.link {
-            self.effects.wake |= link.write(&mut self.out);
-        }
+    pub(crate) fn finish(&mut self, now: Instant) -> Effects {
         if !self.flushes.is_empty() {
             let first = self.route.first_unsettled();
             let flushed = self.flushes.extract_if(.., |(mark, _)| *mark <= first);
-            self.effects
-                .flushed
-                .extend(flushed.map(|(_, flushed)| flushed));
+            let flushed: Vec<_> = flushed.map(|(_, flushed)| flushed).collect();
+            if !flushed.is_empty() {
+                // Whoever flushes may end next: the consumer need not keep what is settled.
+                self.on(now, Event::Confirm);
+            }
+            self.effects.flushed.extend(flushed);
+        }
+        if let Some(link) = &mut self.link {
+            self.effects.wake |= link.write(&mut self.out);
         }
         if let Some(deadline) = self.next_deadline() {
             self.effects.wake |= self.armed.is_none_or(|armed| deadline < armed);

@@ -33,9 +33,11 @@ pub enum SendCode {
     Closed,
     /// The process was forked; a producer belongs to the process that opened it.
     Forked,
-    /// The producer holds as many unsettled messages, or bytes of them, as it may.
+    /// The producer holds as many unsettled messages, or bytes of them, as it may; or `try_send` found no room in the
+    /// window.
     Full,
-    /// The window gave a keyed message no turn within `send_timeout`.
+    /// The window gave a keyed message no turn within `send_timeout`, or any message none at once, with
+    /// [`OnFull::Error`](crate::OnFull::Error).
     NoRoom,
     /// The consumer reads another queue file than this producer writes.
     OtherQueue,

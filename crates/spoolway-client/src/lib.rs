@@ -50,4 +50,5 @@ pub use error::{
 };
 pub use producer::Producer;
 pub use receipt::{Closed, Path, Receipt, Sending, Status};
+pub use route::OnFull;
 pub use spoolway_queue::Durability;

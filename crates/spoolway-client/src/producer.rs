@@ -7,6 +7,7 @@ use std::time::Duration;
 use spoolway_proto::{Message, MessageId};
 use tokio::sync::oneshot;
 
+use crate::core::Room;
 use crate::receipt::Sending;
 use crate::shared::Shared;
 use crate::{Closed, OpenError, OtherQueueFile, ProducerBuilder, SendError, Status};
@@ -43,6 +44,19 @@ impl Producer {
         Self::builder(socket, database).open().await
     }
 
+    /// Opens a producer that never uses the socket: all it sends goes to the queue file `database`, in the order of
+    /// the calls.
+    ///
+    /// It is the one for sends from inside a handler. A handler that waited for an answer by the socket would wait
+    /// for its own consumer, which may be waiting for the handler.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: the queue file cannot be used.
+    pub async fn spooling(database: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::builder("", database).spool_only().open().await
+    }
+
     /// A producer for the consumer at `socket`, with the queue file `database` beside it.
     pub fn builder(socket: impl AsRef<Path>, database: impl AsRef<Path>) -> ProducerBuilder {
         ProducerBuilder::new(socket.as_ref(), database.as_ref())
@@ -60,10 +74,30 @@ impl Producer {
     /// message is given back, with the reasons of both paths.
     pub fn send(&self, message: Message) -> Sending {
         let (waiter, answer) = oneshot::channel();
-        match self.handle.shared.enter(message, Some(waiter)) {
+        match self
+            .handle
+            .shared
+            .enter(message, Some(waiter), Room::Awaited)
+        {
             Ok(message) => Sending::waiting(message, answer),
             Err(error) => Sending::answered(error.message.id.clone(), Err(error)),
         }
+    }
+
+    /// Sends a message if it need not wait for room in the window; else gives it back at once.
+    ///
+    /// It is taken, and the future waits for its answer, when it can be written behind what is on its way, when it
+    /// goes to the queue file anyhow (there is no connection, or with [`OnFull::Spool`](crate::OnFull::Spool)), and
+    /// while a connection is being made or resumed, which is a wait for the consumer, not for room.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_later`](Self::send_later). Without room the code is [`SendCode::Full`](crate::SendCode::Full); the
+    /// message took no place in the order, and nobody has it.
+    pub fn try_send(&self, message: Message) -> Result<Sending, SendError> {
+        let (waiter, answer) = oneshot::channel();
+        let message = self.handle.shared.enter(message, Some(waiter), Room::Now)?;
+        Ok(Sending::waiting(message, answer))
     }
 
     /// Sends a message whose answer nobody waits for. A later failure is logged by id and counted
@@ -73,11 +107,12 @@ impl Producer {
     ///
     /// The message did not enter: it is invalid, the producer is full or closed.
     pub fn send_later(&self, message: Message) -> Result<MessageId, SendError> {
-        let message = self.handle.shared.enter(message, None)?;
+        let message = self.handle.shared.enter(message, None, Room::Awaited)?;
         Ok(message.id.clone())
     }
 
-    /// Waits until every message that was sent before is settled, with whatever outcome.
+    /// Waits until every message that was sent before is settled, with whatever outcome, and confirms the answers:
+    /// the consumer keeps nothing of them any more.
     ///
     /// A message that may have been taken while neither the consumer answers nor the file can be
     /// written stays unsettled until one of them does.
@@ -87,7 +122,8 @@ impl Producer {
 
     /// Ends the producer, for all its handles, within `deadline`. Until shortly before it (a
     /// quarter, at most 1 s) the consumer's answers are waited for; what is unanswered then is
-    /// spooled, and what could not be is given back.
+    /// spooled, and what could not be is given back. The answers are confirmed before the connection closes, also by
+    /// the drop of the last handle.
     pub async fn close(&self, deadline: Duration) -> Closed {
         self.handle.shared.close(deadline).await
     }

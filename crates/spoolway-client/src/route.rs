@@ -28,11 +28,14 @@
 
 mod answers;
 mod clock;
+mod config;
 mod event;
 mod link;
+mod names;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -41,64 +44,10 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use spoolway_proto::{Epoch, ProducerId, Ranges};
 
+pub use config::{Full, OnFull, Outgoing, RouteConfig};
 pub use event::{Action, Event, Lack, Spooled, Verdict};
-
-/// Times and bounds of a [`Route`].
-#[derive(Clone, Debug)]
-pub struct RouteConfig {
-    /// How long the first send waits for a connection, and a later dial may take. Default 5 s.
-    pub connect_timeout: Duration,
-    /// How long unanswered messages wait for a new connection before they are spooled. Default 250 ms.
-    pub resume_grace: Duration,
-    /// How long a keyless message waits for room in the window before it is spooled. Default 1 s.
-    pub full_wait: Duration,
-    /// Time between pings while anything is unanswered. Default 1 s.
-    pub ping_every: Duration,
-    /// Silence that ends a connection while anything is unanswered. Default 5 s.
-    pub silence_max: Duration,
-    /// First delay between dials; it doubles, with full jitter. Default 50 ms.
-    pub backoff_min: Duration,
-    /// Longest delay between dials. Default 30 s.
-    pub backoff_max: Duration,
-    /// How long after a failed commit it is tried again for messages that must not be given up. Default 1 s.
-    pub spool_retry: Duration,
-    /// Unsettled messages held in memory at most. Default 10,000.
-    pub messages_max: usize,
-    /// Bytes of unsettled messages held in memory at most (one message is always admitted). Default 64 MiB.
-    pub bytes_max: usize,
-}
-
-impl Default for RouteConfig {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(5),
-            resume_grace: Duration::from_millis(250),
-            full_wait: Duration::from_secs(1),
-            ping_every: Duration::from_secs(1),
-            silence_max: Duration::from_secs(5),
-            backoff_min: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(30),
-            spool_retry: Duration::from_secs(1),
-            messages_max: 10_000,
-            bytes_max: 64 << 20,
-        }
-    }
-}
-
-/// A message on its way, as the route sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Outgoing {
-    /// Whether it carries an ordering key.
-    pub keyed: bool,
-    /// What it counts for in a window (`Message::size`).
-    pub bytes: usize,
-    /// When its caller stops waiting (`send_timeout`).
-    pub deadline: Instant,
-}
-
-/// There is no room for another message ([`RouteConfig::messages_max`], [`RouteConfig::bytes_max`]).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Full;
+#[doc(hidden)]
+pub use names::{EVENTS, LINK_STATES, STEPS, TABLE};
 
 /// The path machine of one producer. `T` is what the shell keeps with each message.
 #[derive(Debug)]
@@ -126,8 +75,15 @@ pub struct Route<T> {
     spooling: Option<u64>,
     next_group: u64,
     spool_at: Option<Instant>,
-    spooled: u64,
-    failed: u64,
+    /// Whether an entry may be `filed`.
+    any_filed: bool,
+    /// Groups below this were made under another producer id.
+    first_group: u64,
+    counts: Counts,
+    /// Numbers that were answered over the socket, cumulative.
+    by_socket: u64,
+    /// What the consumer was told of the counts last.
+    counts_told: Counts,
     /// Dials since the last answer, for the backoff.
     dials: u32,
     /// Whether any hello was answered: only before that a refused dial ends the wait.
@@ -135,6 +91,15 @@ pub struct Route<T> {
     /// No entry wants the clock before this.
     look_at: Option<Instant>,
     actions: VecDeque<Action<T>>,
+}
+
+/// How numbers ended of which the consumer need not know; cumulative, for its audit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Counts {
+    /// This producer made a row of the queue file of them.
+    queue: u64,
+    /// Nothing holds them.
+    err: u64,
 }
 
 #[derive(Debug)]
@@ -190,6 +155,8 @@ struct Entry<T> {
     /// A connection ended while it was written and unanswered: whatever a later consumer says, an earlier one may
     /// have stored it.
     doubtful: bool,
+    /// A commit of it failed half way: it may be in the file.
+    filed: bool,
     /// The caller was told that the fate is unknown.
     told: bool,
 }
@@ -234,8 +201,11 @@ impl<T> Route<T> {
             spooling: None,
             next_group: 1,
             spool_at: None,
-            spooled: 0,
-            failed: 0,
+            any_filed: false,
+            first_group: 1,
+            counts: Counts::default(),
+            by_socket: 0,
+            counts_told: Counts::default(),
             dials: 0,
             met: false,
             look_at: None,
@@ -247,12 +217,12 @@ impl<T> Route<T> {
     /// Takes a message: gives it its number and starts it on its way.
     ///
     /// # Errors
-    /// [`Full`]: no number was taken.
+    /// [`Full::Memory`]: no number was taken.
     pub fn send(&mut self, now: Instant, body: T, message: Outgoing) -> Result<u64, Full> {
         let full = self.entries.len() >= self.config.messages_max
             || self.bytes + message.bytes > self.config.bytes_max;
         if full && !self.entries.is_empty() {
-            return Err(Full);
+            return Err(Full::Memory);
         }
         let n = self.next;
         self.next += 1;
@@ -268,6 +238,7 @@ impl<T> Route<T> {
             step: Step::Waiting,
             sent: false,
             doubtful: false,
+            filed: false,
             told: false,
         });
         self.look_by(if message.keyed {
@@ -280,7 +251,19 @@ impl<T> Route<T> {
         Ok(n)
     }
 
-    /// Tells the route what happened. Together with [`Route::send`] the only mutation.
+    /// As [`Route::send`], for a message that would not wait for room. It still waits for a connection that is being
+    /// made, for commits before it, and for its answer; and it does not wait where it is spooled at once.
+    ///
+    /// # Errors
+    /// [`Full`]: no number was taken.
+    pub fn try_send(&mut self, now: Instant, body: T, message: Outgoing) -> Result<u64, Full> {
+        if !self.has_room(message) {
+            return Err(Full::Window);
+        }
+        self.send(now, body, message)
+    }
+
+    /// Tells the route what happened. Together with [`Route::send`] and [`Route::try_send`] the only mutation.
     pub fn on(&mut self, now: Instant, event: Event) {
         match event {
             Event::Connected => self.connected(now),
@@ -293,8 +276,12 @@ impl<T> Route<T> {
                 self.greeted(now, window, window_bytes);
             }
             Event::Acked { outcome, ranges } => {
-                for n in ranges.numbers() {
-                    self.answer(now, n, Verdict::Answered(outcome));
+                // Only numbers that are unsettled mean anything, however far the ranges go.
+                let (lowest, highest) = (self.first_unsettled(), self.next - 1);
+                for (first, last) in ranges.iter() {
+                    for n in first.max(lowest)..=last.min(highest) {
+                        self.answer(now, n, Verdict::Answered(outcome));
+                    }
                 }
             }
             Event::Dead { n, reason } => self.answer(now, n, Verdict::Dead(reason)),
@@ -321,7 +308,12 @@ impl<T> Route<T> {
                 }
             }
             Event::Pinged => {
-                if matches!(self.link, Link::Up(_)) {
+                // Hello is the first thing said.
+                let said = matches!(
+                    self.link,
+                    Link::Up(_) | Link::Greeting { said: Some(_), .. }
+                );
+                if said {
                     self.actions.push_back(Action::Pong);
                 }
             }
@@ -338,7 +330,8 @@ impl<T> Route<T> {
                 Link::Dialing { .. } | Link::Greeting { .. } | Link::Up(_) | Link::Abandoned => {}
             },
             Event::Spooled { group, results } => self.spooled(group, results),
-            Event::SpoolFailed { group } => self.spool_failed(now, group),
+            Event::SpoolFailed { group, unknown } => self.spool_failed(now, group, unknown),
+            Event::Confirm => self.seen(),
             Event::Abandon => self.abandon(),
             Event::Tick => self.tick(now),
         }
@@ -439,73 +432,6 @@ impl<T> Route<T> {
         }
     }
 
-    /// Writes what waits, in order, as far as the window and the file allow.
-    fn write(&mut self, now: Instant) {
-        let Link::Up(up) = &mut self.link else { return };
-        if up.hold_until.is_some() {
-            return;
-        }
-        let mut at = self
-            .entries
-            .partition_point(|entry| entry.n < self.waiting_from);
-        while let Some(entry) = self.entries.get(at) {
-            if entry.step != Step::Waiting {
-                at += 1;
-                continue;
-            }
-            let (n, bytes) = (entry.n, entry.bytes as u64);
-            let fits = up.in_flight < up.window && up.bytes_in_flight + bytes <= up.window_bytes;
-            if !fits && up.in_flight > 0 {
-                break;
-            }
-            if up.wire != n {
-                // The consumer looks into the file for what is skipped, so it must be there.
-                let from = self
-                    .entries
-                    .partition_point(|entry| entry.n < up.wire)
-                    .min(at);
-                let skipped = self.entries.range(from..at);
-                if self.spooling.is_some() && skipped.into_iter().any(|e| e.step == Step::Spooling)
-                {
-                    break;
-                }
-                self.actions.push_back(Action::At { n });
-            }
-            if up.in_flight == 0 {
-                up.quiet_since = now;
-                up.ping_at = now + self.config.ping_every;
-            }
-            up.wire = n + 1;
-            up.in_flight += 1;
-            up.bytes_in_flight += bytes;
-            self.fresh = self.fresh.max(n + 1);
-            let entry = &mut self.entries[at];
-            entry.step = Step::Written;
-            entry.sent = true;
-            self.actions.push_back(Action::Write { n });
-            at += 1;
-        }
-        self.waiting_from = self.entries.get(at).map_or(self.next, |entry| entry.n);
-    }
-
-    pub(super) fn confirm(&mut self, now: Instant) {
-        let Link::Up(up) = &self.link else { return };
-        let many = self.unseen.len() >= u64::from(up.window / 2).max(1) && up.window > 1;
-        if many || self.seen_at.is_some_and(|at| now >= at) {
-            self.seen();
-        }
-    }
-
-    /// Confirms what was answered, so that the consumer need not keep it.
-    pub(super) fn seen(&mut self) {
-        self.seen_at = None;
-        let ranges = std::mem::take(&mut self.unseen);
-        if matches!(self.link, Link::Up(_)) && !ranges.is_empty() {
-            let (queue, err) = (self.spooled, self.failed);
-            self.actions.push_back(Action::Seen { ranges, queue, err });
-        }
-    }
-
     pub(super) fn find(&self, n: u64) -> Option<usize> {
         if self.entries.front()?.n == n {
             return Some(0);
@@ -545,7 +471,7 @@ impl<T> Route<T> {
         let waiting = self
             .entries
             .iter()
-            .find(|entry| entry.step == Step::Waiting);
+            .find(|entry| entry.step == Step::Waiting && !entry.filed);
         if let (Some(entry), Link::Up(_)) = (waiting, &self.link) {
             assert!(
                 entry.n >= self.waiting_from,

@@ -9,7 +9,7 @@ use spoolway_queue::SqliteQueue;
 use tokio::sync::{Notify, oneshot};
 
 use crate::builder::Options;
-use crate::core::{Core, Effects, Spool};
+use crate::core::{Core, Effects, Room, Spool};
 use crate::receipt::{Answer, Waiter};
 use crate::route::RouteConfig;
 use crate::{Closed, Fate, SendCode, SendError, SocketReason, driver};
@@ -63,7 +63,7 @@ impl Shared {
         let now = Instant::now();
         let mut core = self.lock();
         let result = change(&mut core, now);
-        let effects = core.finish();
+        let effects = core.finish(now);
         drop(core);
         self.carry_out(effects);
         result
@@ -113,6 +113,7 @@ impl Shared {
         self: &Arc<Self>,
         mut message: Message,
         waiter: Option<Waiter>,
+        room: Room,
     ) -> Result<Arc<Message>, SendError> {
         if self.is_forked() {
             return Err(SendError::new(Fate::NotTaken, SendCode::Forked, message));
@@ -128,7 +129,7 @@ impl Shared {
             return Err(message_error.by_socket(Some(SocketReason::Invalid(found))));
         }
         let message = Arc::new(message);
-        self.with(|core, now| core.enter(now, Arc::clone(&message), waiter))?;
+        self.with(|core, now| core.enter(now, Arc::clone(&message), waiter, room))?;
         Ok(message)
     }
 

@@ -308,7 +308,7 @@ struct Pair {
     bytes: u64,
     /// Answered `received`: nothing more is owed.
     answered: bool,
-    /// Counted by the audit already, or not to be: the producer spooled it.
+    /// Counted by the audit already.
     counted: bool,
 }
 

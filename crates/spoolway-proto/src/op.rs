@@ -36,12 +36,12 @@ pub enum ProducerOp {
     },
     /// Which answers have arrived: the consumer may forget those outcomes.
     Seen {
-        /// Numbers that are settled.
+        /// Numbers that are settled; none where only the counts are news.
         ranges: Ranges,
-        /// How many messages of this producer went by the queue file, cumulative.
+        /// How many numbers ended with a row of the queue file that this producer made, cumulative.
         #[serde(default)]
         queue: u64,
-        /// How many messages of this producer returned `Err`, cumulative.
+        /// How many numbers ended with nothing that holds them, cumulative.
         #[serde(default)]
         err: u64,
     },
@@ -72,10 +72,13 @@ pub struct ProducerHello {
     pub first: u64,
     /// The first number that was never sent before.
     pub fresh: u64,
-    /// How many messages of this producer went by the queue file, cumulative.
+    /// How many messages of this producer were answered over the socket, cumulative.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub socket: u64,
+    /// How many numbers ended with a row of the queue file that this producer made, cumulative.
     #[serde(default)]
     pub queue: u64,
-    /// How many messages of this producer returned `Err`, cumulative.
+    /// How many numbers ended with nothing that holds them, cumulative.
     #[serde(default)]
     pub err: u64,
 }
@@ -225,6 +228,10 @@ impl Op for ConsumerOp {
     }
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 /// The longest name of a program that is kept for logs.
 const PROGRAM_BYTES_MAX: usize = 255;
 
@@ -260,6 +267,7 @@ mod tests {
             ack: AckLevel::Stored,
             first: 5,
             fresh: 9,
+            socket: 4,
             queue: 3,
             err: 1,
         };

@@ -105,6 +105,7 @@ fn hello() -> ProducerOp {
         ack: AckLevel::Processed,
         first: 1,
         fresh: 1,
+        socket: 0,
         queue: 0,
         err: 0,
     })

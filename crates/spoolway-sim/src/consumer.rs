@@ -120,6 +120,14 @@ impl World {
             generation: 0,
         };
         self.consumer.machine = Some(Machine::new(self.now(), config, start));
+        for producer in 0..self.producers.len() {
+            // Directory watches tell most of them.
+            if self.rng.random_bool(0.7) {
+                let sender = self.producers[producer].sender;
+                let wait = self.between(Duration::from_micros(20), Duration::from_millis(5));
+                self.schedule(wait, Happening::Appears { producer, sender });
+            }
+        }
         self.drain_machine();
     }
 

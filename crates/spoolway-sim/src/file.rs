@@ -198,7 +198,6 @@ impl File {
         row.is_some_and(|row| row.state == Existing::Processed) || self.outcomes.values().any(of)
     }
 
-    #[expect(dead_code, reason = "checked once producers count what became rows")]
     pub(crate) fn audit(&self) -> Vec<Audit> {
         let pending = |producer: ProducerId| {
             let of = |row: &&Row| {

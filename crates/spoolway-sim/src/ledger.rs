@@ -196,7 +196,15 @@ impl Ledger {
                 lost.len(),
                 self.messages[*id].verdict
             );
-            self.break_rule(text);
+            return self.break_rule(text);
+        }
+        let missing: Vec<_> = file.audit().into_iter().filter(|a| a.missing > 0).collect();
+        if let (Some(audit), false, false) = (
+            missing.first(),
+            self.other_file,
+            std::env::var_os("NOAUDIT").is_some(),
+        ) {
+            self.break_rule(format!("the audit misses what is not lost: {audit:?}"));
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use spoolway_client::route::OnFull;
 use spoolway_consumer::machine::{Dedup, OnDead};
 
 /// The options of one run. Rates of faults are per second of simulated time.
@@ -44,6 +45,11 @@ pub struct Options {
     pub cuts: f64,
     pub producer_kills: f64,
     pub disk_full: f64,
+    /// Commits of producers that fail half way: nobody knows whether they took effect.
+    pub half_commit_share: f64,
+    pub on_full: OnFull,
+    pub producer_ends: f64,
+    pub flushes: f64,
     pub clock_jumps: f64,
     pub saves: f64,
     /// The queue file is put back to an earlier state while no consumer runs.
@@ -89,6 +95,13 @@ impl Options {
             cuts: pick(rng, &[0.0, 1.0, 10.0]),
             producer_kills: pick(rng, &[0.0, 0.0, 0.2]),
             disk_full: pick(rng, &[0.0, 0.0, 0.2, 1.0]),
+            half_commit_share: pick(rng, &[0.0, 0.0, 0.05]),
+            on_full: pick(
+                rng,
+                &[OnFull::Wait, OnFull::Wait, OnFull::Spool, OnFull::Error],
+            ),
+            producer_ends: pick(rng, &[0.0, 0.0, 0.2]),
+            flushes: pick(rng, &[0.0, 1.0]),
             clock_jumps: pick(rng, &[0.0, 0.0, 0.5]),
             saves: pick(rng, &[0.0, 0.0, 1.0]),
             restores: pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.1]),

@@ -20,7 +20,7 @@ use crate::world::{Happening, World};
 
 #[derive(Debug)]
 pub(crate) struct Producer {
-    sender: Sender,
+    pub(crate) sender: Sender,
     route: Route<Arc<Message>>,
     conn: Option<ConnId>,
     /// Messages still to be sent.
@@ -45,9 +45,13 @@ impl World {
         let sender = self.next_sender;
         self.next_sender += 1;
         let seed = self.rng.random();
+        let config = RouteConfig {
+            on_full: self.options.on_full,
+            ..RouteConfig::default()
+        };
         let producer = Producer {
             sender,
-            route: Route::new(self.mono(), RouteConfig::default(), seed),
+            route: Route::new(self.mono(), config, seed),
             conn: None,
             left,
             tick_at: None,
@@ -77,6 +81,33 @@ impl World {
         }
         let left = self.producers[index].left;
         self.start_producer(index, left);
+    }
+
+    /// It goes on by the file alone until all it has is settled, and another takes its place.
+    pub(crate) fn end_producer(&mut self, index: usize) {
+        let sender = self.producers[index].sender;
+        self.tell_producer(index, sender, Event::Abandon);
+        let happening = Happening::ProducerEnds {
+            producer: index,
+            sender,
+        };
+        self.schedule(Duration::from_millis(5), happening);
+    }
+
+    pub(crate) fn producer_ends(&mut self, index: usize, sender: Sender) {
+        let producer = &self.producers[index];
+        if producer.sender != sender {
+            return;
+        }
+        if producer.unsettled() == 0 {
+            let left = producer.left;
+            return self.start_producer(index, left);
+        }
+        let happening = Happening::ProducerEnds {
+            producer: index,
+            sender,
+        };
+        self.schedule(Duration::from_millis(50), happening);
     }
 
     pub(crate) fn producer_sends(&mut self, index: usize) {
@@ -233,6 +264,7 @@ impl World {
                 epoch,
                 first,
                 fresh,
+                socket,
                 queue,
                 err,
             } => {
@@ -244,6 +276,7 @@ impl World {
                     ack: AckLevel::Processed,
                     first,
                     fresh,
+                    socket,
                     queue,
                     err,
                 };
@@ -335,8 +368,16 @@ impl World {
             return;
         }
         let (group, writes) = self.producers[index].spools.pop_front().expect("a group");
-        let event = if self.disk_full {
-            Event::SpoolFailed { group }
+        let half = self.rng.random_bool(self.options.half_commit_share);
+        let event = if self.disk_full || half {
+            if half && self.rng.random_bool(0.5) {
+                let now = self.now();
+                self.file.commit(now, Writer::Producer, &writes);
+            }
+            Event::SpoolFailed {
+                group,
+                unknown: half,
+            }
         } else {
             let now = self.now();
             let written = self.file.commit(now, Writer::Producer, &writes);

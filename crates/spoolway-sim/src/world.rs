@@ -102,6 +102,16 @@ pub(crate) enum Happening {
     },
     Fault(Fault),
     DiskHasRoom,
+    /// The socket appears before the eyes of a producer.
+    Appears {
+        producer: usize,
+        sender: Sender,
+    },
+    /// A producer that ends looks whether all it had is settled.
+    ProducerEnds {
+        producer: usize,
+        sender: Sender,
+    },
     /// Somebody releases the keys that dead letters have stopped.
     Releases,
 }
@@ -114,19 +124,23 @@ pub(crate) enum Fault {
     Cut,
     ProducerKill,
     DiskFull,
+    ProducerEnd,
+    Flush,
     ClockJump,
     Save,
     Restore,
     Replace,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 12] = [
     Fault::Kill,
     Fault::Restart,
     Fault::Stop,
     Fault::Cut,
     Fault::ProducerKill,
     Fault::DiskFull,
+    Fault::ProducerEnd,
+    Fault::Flush,
     Fault::ClockJump,
     Fault::Save,
     Fault::Restore,
@@ -354,6 +368,10 @@ impl World {
             Happening::IsRead { conn } => self.is_read(conn),
             Happening::Fault(fault) => self.fault(fault),
             Happening::DiskHasRoom => self.disk_full = false,
+            Happening::Appears { producer, sender } => {
+                self.tell_producer(producer, sender, route::Event::Appeared);
+            }
+            Happening::ProducerEnds { producer, sender } => self.producer_ends(producer, sender),
             Happening::Releases => {
                 if self.file.release_keys() {
                     self.wake_consumer();
@@ -381,6 +399,8 @@ impl World {
             Fault::Cut => self.options.cuts,
             Fault::ProducerKill => self.options.producer_kills,
             Fault::DiskFull => self.options.disk_full,
+            Fault::ProducerEnd => self.options.producer_ends,
+            Fault::Flush => self.options.flushes,
             Fault::ClockJump => self.options.clock_jumps,
             Fault::Save => self.options.saves,
             Fault::Restore => self.options.restores,
@@ -414,6 +434,15 @@ impl World {
                 self.disk_full = true;
                 let wait = self.between(Duration::from_millis(50), Duration::from_secs(12));
                 self.schedule(wait, Happening::DiskHasRoom);
+            }
+            Fault::ProducerEnd => {
+                let producer = self.rng.random_range(0..self.producers.len());
+                self.end_producer(producer);
+            }
+            Fault::Flush => {
+                let producer = self.rng.random_range(0..self.producers.len());
+                let sender = self.producers[producer].sender;
+                self.tell_producer(producer, sender, route::Event::Confirm);
             }
             Fault::ClockJump => self.wall_offset += self.rng.random_range(-60_000..=60_000),
             Fault::Save => {

@@ -102,21 +102,11 @@ impl Core {
                 Err(error(Fate::NotTaken, SendCode::NoRoom).by_socket(room()))
             }
             Verdict::NotTaken(Lack::Spool) => {
-                // A commit that failed half-way may be there after all.
-                let unknown = self
-                    .queue_error
-                    .as_ref()
-                    .is_some_and(|error| error.is_unknown());
-                let fate = if unknown {
-                    Fate::Unknown
-                } else {
-                    Fate::NotTaken
-                };
                 let code = match self.other_queue {
                     Some(_) => SendCode::OtherQueue,
                     None => SendCode::Unavailable,
                 };
-                Err(error(fate, code)
+                Err(error(Fate::NotTaken, code)
                     .by_socket(room())
                     .by_queue(self.queue_reason()))
             }

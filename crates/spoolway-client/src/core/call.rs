@@ -13,6 +13,13 @@ use crate::route::{Full, Outgoing};
 use crate::told::Resend;
 use crate::{Closed, Fate, OtherQueueFile, SendCode, SendError, Status};
 
+/// Whether a message waits for room in the window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Room {
+    Awaited,
+    Now,
+}
+
 impl Core {
     /// Takes a stamped and valid message.
     pub(crate) fn enter(
@@ -20,6 +27,7 @@ impl Core {
         now: Instant,
         message: Arc<Message>,
         waiter: Option<Waiter>,
+        room: Room,
     ) -> Result<(), SendError> {
         if let Some(code) = self.shut() {
             return Err(self.not_taken(code, &message));
@@ -47,13 +55,21 @@ impl Core {
             waiter: Cell::new(waiter),
             told: Cell::new(false),
         };
-        match self.route.send(now, body, outgoing) {
+        let taken = match room {
+            Room::Awaited => self.route.send(now, body, outgoing),
+            Room::Now => self.route.try_send(now, body, outgoing),
+        };
+        match taken {
             Ok(_) => {
                 self.entered += 1;
                 self.drain(now);
                 Ok(())
             }
-            Err(Full) => Err(self.not_taken(SendCode::Full, &message)),
+            Err(full) => {
+                let error = self.not_taken(SendCode::Full, &message);
+                let window = full == Full::Window;
+                Err(error.by_socket(window.then_some(SocketReason::NoRoom)))
+            }
         }
     }
 

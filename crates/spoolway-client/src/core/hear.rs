@@ -160,7 +160,11 @@ impl Core {
     /// Drops the connection or the dial.
     pub(super) fn hang_up(&mut self) {
         self.turns += 1;
-        if self.link.take().is_some() {
+        if let Some(mut link) = self.link.take() {
+            if self.given_up {
+                // The last confirmation; what the kernel does not take now stays unconfirmed.
+                link.write(&mut self.out);
+            }
             self.reason.get_or_insert(SocketReason::Silent);
         } else if self.dialing.take().is_some() && !self.options.spool_only {
             self.reason = Some(SocketReason::Busy);

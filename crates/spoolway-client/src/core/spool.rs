@@ -30,8 +30,9 @@ impl Core {
                 if self.queue_error.is_none() {
                     tracing::error!(code = error.code(), "spooling failed: {error}");
                 }
+                let unknown = error.is_unknown();
                 self.queue_error = Some(error);
-                self.on(now, Event::SpoolFailed { group });
+                self.on(now, Event::SpoolFailed { group, unknown });
             }
         }
     }
@@ -44,7 +45,8 @@ impl Core {
     ) {
         if self.other_queue.is_some() {
             // A spool that nobody reads is loss.
-            self.route.on(now, Event::SpoolFailed { group });
+            let unknown = false;
+            self.route.on(now, Event::SpoolFailed { group, unknown });
             return;
         }
         let rows = origins.filter_map(|origin| {

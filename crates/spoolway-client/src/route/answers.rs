@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use spoolway_proto::Code;
 
-use super::{Action, Link, REST, Route, SEEN_EVERY, Spooled, Step, Verdict};
+use super::{Action, Entry, Link, REST, Route, SEEN_EVERY, Spooled, Step, Verdict};
 
 impl<T> Route<T> {
     pub(super) fn answer(&mut self, now: Instant, n: u64, verdict: Verdict) {
         let Some(at) = self.written(n) else { return };
         self.dials = 0;
+        self.by_socket += u64::from(!matches!(verdict, Verdict::Refused(..)));
         self.settle(at, verdict);
         self.answered.insert(n);
         self.answered.remove_below(self.first_unsettled());
@@ -62,14 +63,18 @@ impl<T> Route<T> {
         let Some(entry) = self.entries.remove(at) else {
             return;
         };
+        self.end(entry, verdict);
+    }
+
+    /// Settles a message that was taken out of `entries`.
+    pub(super) fn end(&mut self, entry: Entry<T>, verdict: Verdict) {
         self.bytes -= entry.bytes;
-        match &verdict {
-            Verdict::Spooled(Spooled::Stored | Spooled::Duplicate(_)) => self.spooled += 1,
-            Verdict::Answered(_) | Verdict::Dead(_) => {}
-            Verdict::Spooled(Spooled::Conflict)
-            | Verdict::Refused(..)
-            | Verdict::NotTaken(_)
-            | Verdict::Unknown => self.failed += 1,
+        let held_by_none = matches!(
+            verdict,
+            Verdict::Refused(..) | Verdict::NotTaken(_) | Verdict::Spooled(Spooled::Conflict)
+        );
+        if held_by_none {
+            self.counts.err += 1;
         }
         self.actions.push_back(Action::Settle {
             n: entry.n,

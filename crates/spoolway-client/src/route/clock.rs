@@ -76,7 +76,7 @@ impl<T> Route<T> {
                 }
                 // Goes to the file below.
                 Step::Waiting | Step::Resting(_) if aside => {}
-                Step::Waiting if late && !entry.sent => {
+                Step::Waiting if late && !entry.sent && !entry.filed => {
                     self.settle(at, Verdict::NotTaken(Lack::Window));
                     continue;
                 }

@@ -88,7 +88,11 @@ pub enum Event {
     SpoolFailed {
         /// Which group.
         group: u64,
+        /// The commit failed half way: all of it may be in the file after all.
+        unknown: bool,
     },
+    /// Somebody counts on what was answered: confirm it now, whatever there is.
+    Confirm,
     /// The socket is given up for good: what is unsettled goes to the file, and nothing is dialled again.
     Abandon,
     /// Time passed.
@@ -123,9 +127,11 @@ pub enum Action<T> {
         first: u64,
         /// The first number that was never written to any consumer.
         fresh: u64,
-        /// How many went by the file so far.
+        /// How many numbers were answered over the socket, so far.
+        socket: u64,
+        /// How many numbers it made a row of the queue file of, so far.
         queue: u64,
-        /// How many returned an error so far.
+        /// How many numbers ended with nothing that holds them, so far.
         err: u64,
     },
     /// Move the connection's number; the next message written is `n`.
@@ -138,13 +144,13 @@ pub enum Action<T> {
         /// The number.
         n: u64,
     },
-    /// Confirm answers.
+    /// Confirm answers, and tell the counts.
     Seen {
-        /// The answered numbers.
+        /// The answered numbers; none where only the counts are news.
         ranges: Ranges,
-        /// How many went by the file so far.
+        /// How many numbers it made a row of the queue file of, so far.
         queue: u64,
-        /// How many returned an error so far.
+        /// How many numbers ended with nothing that holds them, so far.
         err: u64,
     },
     /// Ask whether the consumer is there.
@@ -200,6 +206,7 @@ pub enum Verdict {
 pub enum Lack {
     /// The queue file could not be written.
     Spool,
-    /// There was no room in the window until `send_timeout`, and a keyed message waits for its turn.
+    /// There was no room in the window: at once with [`super::OnFull::Error`], else until `send_timeout`, since a
+    /// keyed message waits for its turn.
     Window,
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use spoolway_proto::{Code, Epoch, ProducerId};
 
-use super::{Action, Link, RESUME_RETRY, Route, SEEN_EVERY, Step, Up, Verdict};
+use super::{Action, Counts, Link, RESUME_RETRY, Route, SEEN_EVERY, Step, Up, Verdict};
 
 impl<T> Route<T> {
     pub(super) fn connected(&mut self, now: Instant) {
@@ -46,9 +46,11 @@ impl<T> Route<T> {
             epoch: self.epoch,
             first,
             fresh: self.fresh.max(first),
-            queue: self.spooled,
-            err: self.failed,
+            socket: self.by_socket,
+            queue: self.counts.queue,
+            err: self.counts.err,
         });
+        self.counts_told = self.counts;
     }
 
     pub(super) fn greeted(&mut self, now: Instant, window: u32, window_bytes: u64) {
@@ -118,8 +120,8 @@ impl<T> Route<T> {
                     redial_at: now + RESUME_RETRY,
                 };
             }
-            Link::Greeting { .. } | Link::Dialing { .. } => self.give_up(now),
-            Link::Down { .. } | Link::Holding { .. } | Link::Abandoned => {}
+            Link::Greeting { .. } => self.give_up(now),
+            Link::Down { .. } | Link::Holding { .. } | Link::Dialing { .. } | Link::Abandoned => {}
         }
     }
 
@@ -133,6 +135,9 @@ impl<T> Route<T> {
         if matches!(code, Code::PairReused | Code::StaleEpoch) {
             self.producer = ProducerId::from_u128(self.rng.random());
             self.epoch = Epoch::default();
+            self.counts = Counts::default();
+            self.by_socket = 0;
+            self.first_group = self.next_group;
         } else if let Some(at) = named {
             self.settle(at, Verdict::Refused(code, message));
         }

@@ -44,7 +44,7 @@ impl<T> Route<T> {
     pub(super) fn newcomer(&self) -> bool {
         self.entries
             .back()
-            .is_some_and(|entry| entry.step == Step::Waiting && !entry.sent)
+            .is_some_and(|entry| entry.step == Step::Waiting && !entry.sent && !entry.may_be_held())
     }
 
     pub(super) fn spooled(&mut self, group: u64, results: Vec<Spooled>) {
@@ -57,14 +57,24 @@ impl<T> Route<T> {
             while at < self.entries.len() && self.entries[at].step != Step::Spooling {
                 at += 1;
             }
-            if at < self.entries.len() {
-                self.settle(at, Verdict::Spooled(result));
+            let Some(entry) = self.entries.get(at) else {
+                return;
+            };
+            let own = match result {
+                Spooled::Stored => true,
+                // No consumer had it, so the row is of the commit that failed half way.
+                Spooled::Duplicate(_) => entry.filed && !entry.sent && !entry.doubtful,
+                Spooled::Conflict => false,
+            };
+            if own && group >= self.first_group {
+                self.counts.queue += 1;
             }
+            self.settle(at, Verdict::Spooled(result));
         }
     }
 
-    /// What nobody can have taken is given back. The rest stays, to be sent or spooled again.
-    pub(super) fn spool_failed(&mut self, now: Instant, group: u64) {
+    /// What nobody can have is given back. The rest stays, to be sent or spooled again.
+    pub(super) fn spool_failed(&mut self, now: Instant, group: u64, unknown: bool) {
         if self.spooling != Some(group) {
             return;
         }
@@ -75,7 +85,11 @@ impl<T> Route<T> {
             let entry = &mut self.entries[at];
             if entry.step != Step::Spooling {
                 at += 1;
-            } else if !entry.doubtful {
+                continue;
+            }
+            entry.filed |= unknown;
+            self.any_filed |= entry.filed;
+            if !entry.may_be_held() {
                 self.settle(at, Verdict::NotTaken(Lack::Spool));
             } else if over {
                 self.settle(at, Verdict::Unknown);

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "in tests a failure is a panic")]
 
 mod close;
+mod confirm;
 mod file;
+mod full;
+mod key;
 mod open;
 mod resume;
 mod socket;

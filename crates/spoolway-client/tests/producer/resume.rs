@@ -62,12 +62,13 @@ async fn what_was_not_answered_is_spooled_oldest_first_under_a_higher_epoch() {
         soon(producer.send(message(5))).await.unwrap().path,
         Path::Queue
     );
+    let rows = bed.rows();
     let row = |n: u64, epoch| Row {
         id: n.to_string(),
+        producer: rows[0].producer.clone(),
         epoch,
         sequence: n,
     };
-    let rows = bed.rows();
     assert!(rows[0].epoch > 1);
     let epoch = rows[0].epoch;
     assert_eq!(rows[..3], [row(1, epoch), row(3, epoch), row(4, epoch)]);

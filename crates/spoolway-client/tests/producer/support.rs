@@ -51,6 +51,7 @@ pub(crate) struct Bed {
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Row {
     pub(crate) id: String,
+    pub(crate) producer: String,
     pub(crate) epoch: u64,
     pub(crate) sequence: u64,
 }
@@ -107,13 +108,14 @@ impl Bed {
     pub(crate) fn rows(&self) -> Vec<Row> {
         let file = rusqlite::Connection::open(&self.database).unwrap();
         let mut select = file
-            .prepare("SELECT message_id, epoch, sequence FROM message_queue ORDER BY seq")
+            .prepare("SELECT message_id, producer, epoch, sequence FROM message_queue ORDER BY seq")
             .unwrap();
         let row = |row: &rusqlite::Row<'_>| {
             Ok(Row {
                 id: row.get(0)?,
-                epoch: row.get::<_, i64>(1)? as u64,
-                sequence: row.get::<_, i64>(2)? as u64,
+                producer: row.get(1)?,
+                epoch: row.get::<_, i64>(2)? as u64,
+                sequence: row.get::<_, i64>(3)? as u64,
             })
         };
         let rows = select.query_map((), row).unwrap();
@@ -152,6 +154,11 @@ impl Consumer {
 
     pub(crate) fn window(mut self, window: u32) -> Self {
         self.hello.window = window;
+        self
+    }
+
+    pub(crate) fn window_bytes(mut self, bytes: u64) -> Self {
+        self.hello.window_bytes = bytes;
         self
     }
 
@@ -276,6 +283,19 @@ impl Peer {
                 }
                 Some(Heard::Op(_)) => {}
                 None => panic!("the connection ended"),
+            }
+        }
+    }
+
+    /// The next confirmation: ranges and counts. What comes before it is passed over.
+    pub(crate) async fn seen(&mut self) -> (Vec<(u64, u64)>, u64, u64) {
+        loop {
+            match self.next().await {
+                Some(Heard::Op(ProducerOp::Seen { ranges, queue, err })) => {
+                    return (ranges.iter().collect(), queue, err);
+                }
+                Some(_) => {}
+                None => panic!("the connection ended unconfirmed"),
             }
         }
     }

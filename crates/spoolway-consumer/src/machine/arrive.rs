@@ -359,6 +359,7 @@ impl Machine {
                 crc,
                 outcome,
                 reason,
+                counted: false,
             }),
             Some(_) => Copy::Conflict,
             None => Copy::None,
@@ -511,6 +512,7 @@ impl Machine {
             crc,
             outcome,
             reason: reason.clone(),
+            counted: true,
         };
         for pair in pairs {
             self.keep(pair.producer, pair.n, kept(&reason));
@@ -536,10 +538,9 @@ impl Machine {
         }
     }
 
-    fn answer_kept(&mut self, pair: Pair, kept: Kept) {
+    fn answer_kept(&mut self, pair: Pair, mut kept: Kept) {
         let (outcome, reason) = (kept.outcome, kept.reason.clone());
-        let known = self.producers.get(&pair.producer);
-        if known.is_none_or(|known| !known.kept.contains_key(&pair.n)) {
+        if !std::mem::replace(&mut kept.counted, true) {
             self.count_answer(pair.producer);
         }
         self.keep(pair.producer, pair.n, kept);

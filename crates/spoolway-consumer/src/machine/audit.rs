@@ -1,8 +1,11 @@
 //! Every number of a producer is accounted for: its word is held against what this side remembers.
 //!
-//! Below `first` of a hello everything is settled, so what went neither by the file nor ended as `Err` was answered
-//! over the socket: by this consumer, by the one before it, which saved its counts when it ended in order, or by one
-//! that was killed, and then there is only the producer's word. Anything else is missing.
+//! A hello says how many numbers were answered over the socket, and how many became rows. Rows are counted in the file.
+//! What was answered was answered by this consumer, by the one before it, which saved its counts when it ended in
+//! order, or by one that was killed, and then there is only the producer's word. Anything else is missing.
+//!
+//! A message that was answered and spooled all the same, because the answer did not arrive, counts on both sides: as
+//! many as there were of those may be missing unnoticed here.
 
 use spoolway_proto::{Epoch, ProducerHello, ProducerId, Timestamp};
 use spoolway_queue::{ProducerCounts, ProducerRecord, RowCounts, Write};
@@ -42,16 +45,16 @@ impl Counts {
         let before = self.unheard + self.missing;
         self.sent = self.sent.max(hello.fresh - 1).max(hello.first - 1);
         self.err = self.err.max(hello.err);
-        let by_socket = (hello.first - 1).saturating_sub(hello.queue + hello.err);
-        self.by_socket = self.by_socket.max(by_socket);
-        let unknown = by_socket.saturating_sub(self.answered + self.by_word + self.missing);
+        self.by_socket = self.by_socket.max(hello.socket);
+        // It committed them before its hello, and the file was read after.
+        self.unheard = hello.queue.saturating_sub(rows.by_queue);
+        let known = self.answered + self.by_word + self.missing;
+        let unknown = hello.socket.saturating_sub(known);
         if remembered {
             self.missing += unknown;
         } else {
             self.by_word += unknown;
         }
-        // It committed them before its hello, and the file was read after.
-        self.unheard = hello.queue.saturating_sub(rows.by_queue);
         (self.unheard + self.missing).saturating_sub(before)
     }
 }
@@ -76,13 +79,6 @@ impl Machine {
     /// A number of this producer was answered for the first time.
     pub(super) fn count_answer(&mut self, producer: ProducerId) {
         self.producers.entry(producer).or_default().counts.answered += 1;
-    }
-
-    /// A row was found of a number that had been answered: the producer spooled it, and counts it so.
-    pub(super) fn uncount_answer(&mut self, producer: ProducerId) {
-        if let Some(producer) = self.producers.get_mut(&producer) {
-            producer.counts.answered = producer.counts.answered.saturating_sub(1);
-        }
     }
 
     /// Saves the counts of every producer in memory.

@@ -140,7 +140,6 @@ impl Machine {
             Doing::Late { producer, n } => {
                 if let Written::Settled { seq: Some(seq) } = written {
                     self.reads.left(seq, true);
-                    self.uncount_answer(producer);
                 }
                 self.drop_kept(producer, n);
             }
@@ -335,12 +334,20 @@ impl Machine {
         self.by_row.clear();
         self.poll.cursor = Default::default();
         self.mark_backlog();
-        for (_, writes) in std::mem::take(&mut self.again) {
-            for (_, doing) in writes {
-                if let Doing::Retry(ticket) | Doing::Leave(ticket) | Doing::Bury(ticket, _) = doing
-                {
-                    self.delay(ticket);
+        for (at, writes) in std::mem::take(&mut self.again) {
+            let mut again = Vec::new();
+            for (write, doing) in writes {
+                match doing {
+                    Doing::Retry(ticket) | Doing::Leave(ticket) | Doing::Bury(ticket, _) => {
+                        self.delay(ticket);
+                    }
+                    // It is as true of the new file.
+                    _ if !write.names_rows() => again.push((write, doing)),
+                    _ => {}
                 }
+            }
+            if !again.is_empty() {
+                self.again.push_back((at, again));
             }
         }
         let mut tickets: Vec<Ticket> = self.entries.keys().copied().collect();

@@ -38,6 +38,8 @@ pub(super) struct Kept {
     pub(super) crc: u32,
     pub(super) outcome: Outcome,
     pub(super) reason: Option<Arc<str>>,
+    /// Whether the audit has counted that it was answered.
+    pub(super) counted: bool,
 }
 
 /// Outcomes by id: of kept ones, and of the last messages that came without hello.
@@ -201,8 +203,9 @@ impl Machine {
         producer.epoch = producer.epoch.max(record.epoch);
         producer.counts.resume(&record.counts);
         let saved_by = record.instance;
-        producer.remembered = saved_by
+        let remembered = saved_by
             .is_some_and(|saved_by| saved_by == self.instance || self.last == Some(saved_by));
+        producer.remembered = remembered;
         if producer.conn.is_none() && producer.gone_at.is_none() {
             producer.gone_at = Some(self.now.mono);
             self.gone.push_back((self.now.mono, record.producer));
@@ -218,6 +221,7 @@ impl Machine {
                 crc: kept.crc,
                 outcome: kept.outcome,
                 reason: kept.reason.map(Into::into),
+                counted: remembered,
             };
             self.recent.keep(&value);
             producer.kept.insert(kept.sequence, value);

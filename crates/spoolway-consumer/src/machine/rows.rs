@@ -173,7 +173,6 @@ impl Machine {
                     seq: row.seq,
                     key: row.message.key.clone(),
                 };
-                self.uncount_copy(&row);
                 writes.push((settled(&row, verdict), doing));
                 return None;
             }
@@ -238,15 +237,6 @@ impl Machine {
         entry.row = Some(row.seq);
         entry.attempts = entry.attempts.max(row.attempts);
         entry.suspect |= row.suspect;
-        let spooled = |pair: &&mut super::Pair| {
-            row.origin
-                .is_some_and(|origin| (origin.producer, origin.sequence) == (pair.producer, pair.n))
-        };
-        entry
-            .pairs
-            .iter_mut()
-            .filter(spooled)
-            .for_each(|pair| pair.counted = true);
         self.by_row.insert(row.seq, ticket);
         if asking && self.is_preceded(read, row) {
             // Rows before it are not here: it is better taken from the file, in its turn.
@@ -260,16 +250,6 @@ impl Machine {
             }
         }
         Some(ticket)
-    }
-
-    /// The row is a copy of a message that was answered: its producer never saw the answer, and spooled it.
-    fn uncount_copy(&mut self, row: &Candidate) {
-        if let Some(origin) = row.origin
-            && let Some(producer) = self.producers.get(&origin.producer)
-            && producer.kept.contains_key(&origin.sequence)
-        {
-            self.uncount_answer(origin.producer);
-        }
     }
 
     /// The outcome that settles this row without running it.

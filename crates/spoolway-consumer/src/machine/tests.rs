@@ -58,6 +58,7 @@ impl Bench {
             ack: AckLevel::Processed,
             first,
             fresh,
+            socket: first.saturating_sub(1),
             queue: 0,
             err: 0,
         };
@@ -645,6 +646,7 @@ fn hello_of_another(producer: ProducerId) -> ProducerHello {
         ack: AckLevel::Processed,
         first: 1,
         fresh: 1,
+        socket: 0,
         queue: 0,
         err: 0,
     }
@@ -928,6 +930,7 @@ fn producers_without_a_connection_are_bounded() {
             ack: AckLevel::Processed,
             first: 1,
             fresh: 1,
+            socket: 0,
             queue: 0,
             err: 0,
         };
