@@ -224,6 +224,8 @@ impl Tx<'_> {
     }
 
     pub(crate) fn keep(&mut self, producer: ProducerId, kept: &Kept) -> Applied {
+        // With nothing to add, but so that there is a record to find the outcomes by.
+        self.tally.of(producer.to_string());
         self.prepare(sql::KEEP_OUTCOME)?.execute(params![
             producer.to_string(),
             kept.sequence.cast_signed(),

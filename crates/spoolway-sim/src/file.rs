@@ -132,6 +132,7 @@ impl File {
             Write::SaveProducer(record) => self.save(record, true),
             Write::SaveCounts(record) => self.save(record, false),
             Write::Keep { producer, kept } => {
+                self.known(*producer);
                 self.outcomes
                     .insert((*producer, kept.sequence), kept.clone());
             }

@@ -7,7 +7,7 @@
 //! A message that was answered and spooled all the same, because the answer did not arrive, counts on both sides: as
 //! many as there were of those may be missing unnoticed here.
 
-use spoolway_proto::{Epoch, ProducerHello, ProducerId, Timestamp};
+use spoolway_proto::{ProducerHello, ProducerId, Timestamp};
 use spoolway_queue::{ProducerCounts, ProducerRecord, RowCounts, Write};
 
 use super::commit::Doing;
@@ -123,8 +123,9 @@ impl Machine {
         let counts = &producer.counts;
         ProducerRecord {
             producer: id,
-            epoch: producer.epoch.max(Epoch::default()),
-            instance: Some(self.instance),
+            epoch: producer.epoch,
+            // Whoever has not heard its word does not vouch for its counts.
+            instance: producer.remembered.then_some(self.instance),
             counts: ProducerCounts {
                 sent: counts.sent,
                 by_socket: counts.by_socket,

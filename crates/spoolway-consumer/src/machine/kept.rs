@@ -9,7 +9,7 @@ use spoolway_queue::{ProducerRecord, Write};
 
 use super::audit::Counts;
 use super::commit::Doing;
-use super::{Action, ConnId, Dedup, Machine, Ticket, Verdict};
+use super::{Action, Asking, ConnId, Dedup, Machine, Ticket, Verdict};
 
 /// A producer as the machine sees it.
 #[derive(Debug, Default)]
@@ -285,6 +285,14 @@ impl Machine {
 
     /// The record is on disk: unless the producer is back, memory is free of it.
     pub(super) fn forgotten(&mut self, id: ProducerId) {
+        let says_hello = |asking: &Asking| {
+            let hello = asking.hello.as_ref();
+            hello.is_some_and(|(_, hello)| hello.producer == id)
+        };
+        if self.asks.values().any(says_hello) {
+            // What the file says of it was perhaps read before this was saved.
+            return self.not_forgotten(id);
+        }
         let idle = |p: &Producer| p.conn.is_none() && p.pending.is_empty() && p.gone_at.is_none();
         if self.producers.get(&id).is_some_and(idle)
             && let Some(producer) = self.producers.remove(&id)

@@ -122,6 +122,8 @@ fn outcomes_kept_one_by_one_go_when_they_are_seen() {
     queue
         .write((1..=5).map(keep).chain([keep(5)]).collect())
         .unwrap();
+    let found = queue.producer(WHO).unwrap().expect("known by its outcomes");
+    assert_eq!(found.kept.len(), 5);
     queue
         .write(vec![Write::SaveProducer(ProducerRecord {
             kept: (1..=5)
