@@ -262,6 +262,9 @@ pub(crate) fn pool(path: &Path) -> r2d2::Pool<SqliteConnectionManager> {
         .max_size(READERS_MAX)
         .min_idle(Some(0))
         .test_on_check_out(false)
+        // Nothing to look after, so nothing that keeps the threads of a pool that is gone.
+        .idle_timeout(None)
+        .max_lifetime(None)
         .connection_timeout(Duration::from_secs(10))
         .error_handler(Box::new(r2d2::NopErrorHandler))
         .build_unchecked(manager)

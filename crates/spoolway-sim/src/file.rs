@@ -52,6 +52,9 @@ pub(crate) enum Writer {
 pub(crate) struct File {
     pub(crate) rows: BTreeMap<i64, Row>,
     by_id: HashMap<MessageId, i64>,
+    /// The unprocessed rows, and those of each key.
+    pending: BTreeSet<i64>,
+    lanes: BTreeMap<Key, BTreeSet<i64>>,
     claims: BTreeSet<i64>,
     producers: BTreeMap<ProducerId, ProducerRecord>,
     outcomes: BTreeMap<(ProducerId, u64), Kept>,
@@ -69,10 +72,7 @@ impl File {
     }
 
     pub(crate) fn pending(&self) -> usize {
-        self.rows
-            .values()
-            .filter(|row| row.state == Existing::Pending)
-            .count()
+        self.pending.len()
     }
 
     /// Applies a transaction.
@@ -239,6 +239,10 @@ impl File {
             suspect: false,
         };
         self.by_id.insert(new.message.id.clone(), seq);
+        self.pending.insert(seq);
+        if let Some(key) = &new.message.key {
+            self.lanes.entry(key.clone()).or_default().insert(seq);
+        }
         self.rows.insert(seq, row);
         if let Some(counts) = self.counts_of(new.origin) {
             match by {
@@ -297,6 +301,15 @@ impl File {
             return;
         }
         row.state = state;
+        self.pending.remove(&seq);
+        if let Some(lane) = row
+            .message
+            .key
+            .as_ref()
+            .and_then(|key| self.lanes.get_mut(key))
+        {
+            lane.remove(&seq);
+        }
         let origin = row.origin;
         if let Some(counts) = self.counts_of(origin) {
             match state {
@@ -334,9 +347,7 @@ impl File {
     // ---- reads
 
     pub(crate) fn has_keyed(&self) -> bool {
-        self.rows
-            .values()
-            .any(|row| row.state == Existing::Pending && row.message.key.is_some())
+        self.lanes.values().any(|lane| !lane.is_empty())
     }
 
     pub(crate) fn rows_of_key(&self, key: &Key) -> Vec<i64> {
@@ -344,19 +355,15 @@ impl File {
     }
 
     fn of_key<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = (i64, &'a Row)> {
-        self.rows
-            .iter()
-            .filter(move |(_, row)| row.message.key.as_ref() == Some(key))
-            .filter(|(_, row)| row.state == Existing::Pending)
-            .map(|(seq, row)| (*seq, row))
+        let lane = self.lanes.get(key).into_iter().flatten();
+        lane.map(|seq| (*seq, &self.rows[seq]))
     }
 
     pub(crate) fn page(&self, now: Now, after: Cursor, limit: usize) -> Page {
         let start = after == Cursor::default();
         let after = if start { 0 } else { after.seq() };
-        let pending = self.rows.range(after + 1..);
-        let pending = pending.map(|(seq, row)| (*seq, row));
-        let rows = pending.filter(|(_, row)| row.state == Existing::Pending);
+        let pending = self.pending.range(after + 1..);
+        let rows = pending.map(|seq| (*seq, &self.rows[seq]));
         Page {
             held: start.then(|| self.held()),
             ..self.page_of(now, rows, limit)
@@ -380,11 +387,9 @@ impl File {
         }
         let last = candidates.last().map_or(0, |last: &Candidate| last.seq);
         let next_due = self
-            .rows
-            .values()
-            .filter(|row| row.state == Existing::Pending);
-        let next_due = next_due
-            .filter_map(|row| row.due)
+            .pending
+            .iter()
+            .filter_map(|seq| self.rows[seq].due)
             .map(|at| at.wait(now))
             .filter(|wait| !wait.is_zero())
             .min();

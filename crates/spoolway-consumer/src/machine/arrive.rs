@@ -216,6 +216,9 @@ impl Machine {
                 producer.gone_at = Some(now);
                 self.gone.push_back((now, hello.producer));
             }
+            if self.gone.len() > self.config.gone_max {
+                self.forget();
+            }
             self.share_windows(None);
         }
     }

@@ -229,9 +229,8 @@ impl Machine {
     }
 
     pub(super) fn next_forget(&self) -> Option<Instant> {
-        self.gone
-            .front()
-            .map(|(at, _)| *at + self.config.forget_after)
+        let (at, _) = self.gone.front()?;
+        Some(*at + self.config.forget_after)
     }
 
     /// Producers without a connection leave memory for the file.
@@ -245,8 +244,9 @@ impl Machine {
             0
         };
         for turn in 0..self.gone.len() {
-            let is_time = self.next_forget().is_some_and(|at| at <= self.now.mono);
-            if turn >= early && !is_time {
+            let forget_after = self.config.forget_after;
+            let is_time = |(at, _): &(Instant, _)| *at + forget_after <= self.now.mono;
+            if turn >= early && !self.gone.front().is_some_and(is_time) {
                 break;
             }
             let Some((at, id)) = self.gone.pop_front() else {
