@@ -42,10 +42,6 @@ fn under_load(place: &Arc<Place>, disturb: impl FnMut() + Send + 'static) -> Vec
     sent
 }
 
-fn lines(place: &Place) -> usize {
-    std::fs::read(place.out()).map_or(0, |bytes| bytes.iter().filter(|b| **b == b'\n').count())
-}
-
 #[test]
 fn a_consumer_killed_under_load_loses_nothing_doubles_nothing_and_keeps_the_order() {
     let place = Arc::new(Place::new());
@@ -54,9 +50,9 @@ fn a_consumer_killed_under_load_loses_nothing_doubles_nothing_and_keeps_the_orde
     let sent = under_load(&place, {
         let (place, rounds) = (Arc::clone(&place), Arc::clone(&rounds));
         move || {
-            let before = lines(&place);
+            let before = place.lines_so_far();
             let deadline = Instant::now() + Duration::from_millis(400);
-            while lines(&place) < before + 500 && Instant::now() < deadline {
+            while place.lines_so_far() < before + 500 && Instant::now() < deadline {
                 std::thread::yield_now();
             }
             if let Some(serve) = serve.take() {
@@ -69,7 +65,7 @@ fn a_consumer_killed_under_load_loses_nothing_doubles_nothing_and_keeps_the_orde
     let _serve = place.serve_if_down();
     place.drained();
     eventually("every message is in the file", || {
-        lines(&place) >= sent.len()
+        place.lines_so_far() >= sent.len()
     });
     assert_eq!(sent.len() as u64, PRODUCERS as u64 * EACH);
     assert!(
@@ -86,7 +82,7 @@ fn a_stopped_consumer_is_passed_by_and_doubles_nothing_when_it_goes_on() {
     let sent = under_load(&place, {
         let (place, mut stopped) = (Arc::clone(&place), false);
         move || {
-            if lines(&place) > 500 && !stopped {
+            if place.lines_so_far() > 500 && !stopped {
                 stopped = true;
                 serve.signal(Signal::STOP);
                 eventually("the producers pass it by", || place.pending() > 0);
@@ -98,7 +94,7 @@ fn a_stopped_consumer_is_passed_by_and_doubles_nothing_when_it_goes_on() {
     let _serve = place.serve_if_down();
     place.drained();
     eventually("every message is in the file", || {
-        lines(&place) >= sent.len()
+        place.lines_so_far() >= sent.len()
     });
     place.found().is_exactly(&sent);
 }
@@ -110,9 +106,9 @@ fn terminated_under_load_it_stores_the_rest_and_exits_with_zero() {
     let sent = under_load(&place, {
         let place = Arc::clone(&place);
         move || {
-            let before = lines(&place);
+            let before = place.lines_so_far();
             let deadline = Instant::now() + Duration::from_millis(400);
-            while lines(&place) < before + 1_000 && Instant::now() < deadline {
+            while place.lines_so_far() < before + 1_000 && Instant::now() < deadline {
                 std::thread::yield_now();
             }
             let status = serve.take().expect("it runs").terminate();
@@ -127,7 +123,7 @@ fn terminated_under_load_it_stores_the_rest_and_exits_with_zero() {
     let _serve = place.serve_if_down();
     place.drained();
     eventually("every message is in the file", || {
-        lines(&place) >= sent.len()
+        place.lines_so_far() >= sent.len()
     });
     place.found().is_exactly(&sent);
 }

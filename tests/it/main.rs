@@ -1,8 +1,12 @@
 //! The program as its users run it: real processes, real sockets, real files, real signals.
 
+mod audit;
+mod dedup;
 mod delivery;
 mod faults;
 mod foreign;
+mod keys;
 mod readme;
+mod standby;
 mod support;
 mod torture;

@@ -63,18 +63,45 @@ impl Place {
 
     /// Starts `serve` with a file sink, and waits until it listens.
     pub(crate) fn serve(&self) -> Serve {
+        self.serve_with(&[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn serve_with(&self, options: &[&str]) -> Serve {
+        let serve = self.start("serve.log", options);
+        self.listens();
+        serve
+    }
+
+    /// Starts `serve` with a file sink, and does not wait.
+    pub(crate) fn start(&self, log: &str, options: &[&str]) -> Serve {
         let sink = format!("file:{}", self.out().display());
         let child = self
             .command(&["serve", "--sink", &sink])
-            .stderr(std::fs::File::create(self.path("serve.log")).expect("a log file"))
+            .args(options)
+            .stderr(std::fs::File::create(self.path(log)).expect("a log file"))
             .stdout(Stdio::null())
             .spawn()
             .expect("the binary runs");
-        let serve = Serve { child };
+        Serve { child }
+    }
+
+    pub(crate) fn listens(&self) {
         eventually("the consumer listens", || {
             UnixStream::connect(self.socket()).is_ok()
         });
-        serve
+    }
+
+    /// Runs a command that has to succeed, and reads the one JSON object that it prints.
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        let run = self.run(args);
+        assert!(run.status.success(), "{args:?}: {}", text(&run.stderr));
+        serde_json::from_slice(&run.stdout).expect("one JSON object")
+    }
+
+    /// What a process has written to this file so far.
+    pub(crate) fn said(&self, log: &str) -> String {
+        std::fs::read_to_string(self.path(log)).unwrap_or_default()
     }
 
     /// Starts `serve` unless one listens.
@@ -99,6 +126,12 @@ impl Place {
         text.lines()
             .map(|line| serde_json::from_str(line).expect("a whole line"))
             .collect()
+    }
+
+    /// How many lines that is; the last may be half written.
+    pub(crate) fn lines_so_far(&self) -> usize {
+        let bytes = std::fs::read(self.out()).unwrap_or_default();
+        bytes.iter().filter(|byte| **byte == b'\n').count()
     }
 
     pub(crate) fn count(&self, sql: &str) -> i64 {

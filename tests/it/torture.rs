@@ -42,6 +42,7 @@ fn a_torture_of_a_few_seconds_finds_nothing_and_its_counts_agree() {
     }
     assert_eq!(number("runs"), 2 + number("producer_kills"));
     assert!(number("lost") + number("doubled") + number("out_of_order") == 0);
+    assert_eq!(number("audit_missing"), 0, "{said}");
     assert_eq!((&report["ok"], &report["seed"]), (&true.into(), &4.into()));
     assert_eq!(remains(&place), 0, "files are left");
 }

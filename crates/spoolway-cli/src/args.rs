@@ -1,13 +1,17 @@
 //! What can be said on the command line.
 
+mod words;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use serde::Serialize;
-use spoolway::{AckLevel, Durability, Sink};
+use clap::{ArgAction, Parser, Subcommand};
+use spoolway::proto::Key;
+use spoolway::{AckLevel, Sink};
 
 use crate::units::parse_duration;
+
+pub(crate) use words::{Fault, KeyDoes, Remembers, Survives};
 
 /// Examples before options: most people read no further.
 const TEMPLATE: &str = "\
@@ -25,10 +29,11 @@ Examples:
   spoolway send --type order '{\"id\":1}'         send one message
   spoolway send --file events.jsonl             send a file of them, one JSON object a line
   spoolway replay                               wait until the backlog is delivered
+  spoolway audit                                account for every message that was sent
   spoolway demo                                 watch it survive a kill -9
   spoolway torture                              let it survive worse, on your own disk")]
 #[command(after_help = "\
-Exit codes: 0 ok, 1 failed, 2 usage, 65 bad data, 66 file not found, 69 consumer unavailable,
+Exit codes: 0 ok, 1 failed, 2 usage, 65 bad data, 66 not found, 69 consumer unavailable,
   70 a promise is broken, 74 I/O, 75 try again, 77 permission, 78 configuration, 130 interrupted, 143 terminated")]
 pub(crate) struct Args {
     /// The consumer's socket
@@ -64,6 +69,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Queue(QueueCommand),
     Cleanup(Cleanup),
+    Audit(Audit),
+    #[command(subcommand)]
+    Keys(KeysCommand),
     Demo(Demo),
     Torture(Torture),
     #[command(hide = true)]
@@ -75,7 +83,9 @@ pub(crate) enum Command {
 #[command(help_template = TEMPLATE, before_help = "\
 Examples:
   spoolway serve                                messages to the standard output
-  spoolway serve --sink file:orders.jsonl       appended to a file, each synced before it counts")]
+  spoolway serve --sink file:orders.jsonl       appended to a file, each synced before it counts
+  spoolway serve --standby                      wait for the consumer that runs, and succeed it
+  spoolway serve --on-dead hold                 a dead letter stops its key: see `spoolway keys`")]
 pub(crate) struct Serve {
     /// Where messages go, one JSON line each: `stdout` or `file:PATH`
     #[arg(long, default_value = "stdout")]
@@ -86,6 +96,17 @@ pub(crate) struct Serve {
     /// How long processed messages stay in the queue file
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     pub(crate) retention: Duration,
+    /// What a killed consumer leaves of the outcomes it has answered
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dedup: Remembers,
+    /// What a dead letter means for the messages of its key behind it
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) on_dead: KeyDoes,
+    /// Wait for the consumer of this socket or queue file to end, and take over at once
+    ///
+    /// Without it a second consumer is refused. SIGINT and SIGTERM end the wait, with exit code 0.
+    #[arg(long)]
+    pub(crate) standby: bool,
     /// End at once when the standard input is closed; for the torture
     #[arg(long, hide = true)]
     pub(crate) tied: bool,
@@ -184,6 +205,59 @@ pub(crate) struct Cleanup {
     pub(crate) json: bool,
 }
 
+/// Account for every message: how many went which way, and whether any is missing
+///
+/// A running consumer is asked to write down its newest counts first. Exit code 70 when a message is
+/// missing. The columns are explained in docs/guarantees.md, section Audit.
+#[derive(Debug, clap::Args)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  spoolway audit                                a table, the worst producers first
+  spoolway audit --json | jq .total.missing
+  spoolway audit --prometheus > spoolway.tmp; mv spoolway.tmp /var/lib/node_exporter/spoolway.prom")]
+pub(crate) struct Audit {
+    /// One JSON object with all producers instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Lines for the textfile collector of Prometheus' node_exporter, some for each producer
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) prometheus: bool,
+}
+
+/// List and release the keys that a dead letter has stopped (`serve --on-dead hold`)
+#[derive(Debug, Subcommand)]
+#[command(help_template = TEMPLATE, before_help = "\
+Examples:
+  spoolway keys ls                              which are stopped, by what, since when
+  spoolway keys release BTCUSDT                 the messages behind it run, in order
+  spoolway keys release --all")]
+pub(crate) enum KeysCommand {
+    Ls(KeysLs),
+    Release(KeysRelease),
+}
+
+/// List the keys that are stopped
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeysLs {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Let the messages of a key run again, in order; the dead letter stays what it is
+#[derive(Debug, clap::Args)]
+pub(crate) struct KeysRelease {
+    /// The key
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) key: Option<Key>,
+    /// Every key that is stopped
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Kill a consumer mid-stream and count what arrives: real processes, real events
 #[derive(Debug, clap::Args)]
 #[command(help_template = TEMPLATE, before_help = "\
@@ -240,20 +314,6 @@ pub(crate) struct Torture {
     pub(crate) json: bool,
 }
 
-/// What goes wrong in a torture.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Fault {
-    /// Consumer and producers are killed, and started again within 0.5 s
-    Kill,
-    /// The consumer is stopped for 50 ms to 7 s
-    Stop,
-    /// Connections are cut, ten times a second
-    Flap,
-    /// Nothing, to compare with
-    None,
-}
-
 /// One producer of the torture
 #[derive(Debug, clap::Args)]
 pub(crate) struct TortureProducer {
@@ -270,25 +330,6 @@ pub(crate) struct TortureProducer {
     /// Where it writes down what `send` returned
     #[arg(long)]
     pub(crate) journal: PathBuf,
-}
-
-/// What a commit survives.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(crate) enum Survives {
-    /// Power loss
-    #[default]
-    Full,
-    /// The end of the process, not of the machine
-    Process,
-}
-
-impl From<Survives> for Durability {
-    fn from(survives: Survives) -> Self {
-        match survives {
-            Survives::Full => Self::Full,
-            Survives::Process => Self::Process,
-        }
-    }
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {

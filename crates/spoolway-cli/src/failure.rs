@@ -17,7 +17,7 @@ pub(crate) mod exit {
     pub(crate) const BAD_DATA: u8 = 65;
     pub(crate) const NOT_FOUND: u8 = 66;
     pub(crate) const UNAVAILABLE: u8 = 69;
-    /// `torture` found what must not be: `EX_SOFTWARE`.
+    /// `torture` or `audit` found what must not be: `EX_SOFTWARE`.
     pub(crate) const BROKEN: u8 = 70;
     pub(crate) const IO: u8 = 74;
     pub(crate) const TRY_AGAIN: u8 = 75;

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod failure;
+mod lock;
 mod output;
 mod paths;
 mod program;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, Command, QueueCommand};
+use crate::args::{Args, Command, KeysCommand, QueueCommand};
 use crate::failure::Failure;
 use crate::paths::Places;
 
@@ -42,6 +43,11 @@ fn run(args: Args) -> Result<u8, Failure> {
         Command::Replay(replay) => commands::replay::run(&places()?, &replay, quiet),
         Command::Queue(QueueCommand::Stats(stats)) => commands::stats::run(&places()?, &stats),
         Command::Cleanup(cleanup) => commands::cleanup::run(&places()?, &cleanup),
+        Command::Audit(audit) => commands::audit::run(&places()?, &audit),
+        Command::Keys(KeysCommand::Ls(ls)) => commands::keys::list(&places()?, &ls),
+        Command::Keys(KeysCommand::Release(release)) => {
+            commands::keys::release(&places()?, &release)
+        }
         Command::Demo(demo) => asynchronous(commands::demo::run(demo)),
         Command::Torture(torture) => asynchronous(commands::torture::run(torture, quiet)),
         Command::TortureProducer(producer) => {

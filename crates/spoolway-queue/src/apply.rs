@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
-use spoolway_proto::{InstanceId, Message, MessageId, Outcome, Payload, Timestamp};
+use spoolway_proto::{InstanceId, Key, Message, MessageId, Outcome, Payload, Timestamp};
 use uuid::Uuid;
 
 use crate::claims::{ClaimBook, Cut};
@@ -40,8 +40,8 @@ pub(crate) struct Tx<'a> {
 /// What a commit changes outside the file.
 #[derive(Debug, Default)]
 pub(crate) struct News {
-    /// There is something new to dequeue.
-    pub(crate) inserted: bool,
+    /// There is something to dequeue that was not there before.
+    pub(crate) runnable: bool,
 }
 
 /// Why a write was not applied.
@@ -101,10 +101,7 @@ impl Tx<'_> {
             Write::Keep { producer, kept } => self.keep(*producer, kept),
             Write::Drop { producer, ranges } => self.drop_outcomes(*producer, ranges),
             Write::HoldKey(held) => self.hold_key(held),
-            Write::FreeKey(key) => {
-                self.prepare(sql::FREE_KEY)?.execute([key.as_str()])?;
-                Ok(Written::Done)
-            }
+            Write::FreeKey(key) => self.free_key(key),
             Write::SaveMeta { name, value } => self.save_meta(name, value.as_deref()),
         }
     }
@@ -168,7 +165,7 @@ impl Tx<'_> {
             let counts = self.made(&origin);
             counts.dead += u64::from(dead);
         }
-        self.news.inserted |= row.state.dead_reason().is_none();
+        self.news.runnable |= row.state.dead_reason().is_none();
         Ok(Written::Inserted { seq })
     }
 
@@ -409,6 +406,12 @@ impl Tx<'_> {
             held.message_id.as_str(),
             held.reason,
         ])?;
+        Ok(Written::Done)
+    }
+
+    fn free_key(&mut self, key: &Key) -> Applied {
+        let freed = self.prepare(sql::FREE_KEY)?.execute([key.as_str()])?;
+        self.news.runnable |= freed > 0;
         Ok(Written::Done)
     }
 

@@ -338,7 +338,7 @@ impl Writer {
     /// Tells others what was committed.
     fn publish(&self, news: News) {
         self.shared.count_commit();
-        if news.inserted
+        if news.runnable
             && let Some(waker) = &self.waker
         {
             wake::send(waker, &self.wake_path);

@@ -1,7 +1,5 @@
 //! `spoolway replay`: waits until the running consumer has delivered the backlog.
 
-use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -13,6 +11,7 @@ use spoolway::queue::{ConsumerLock, QueueOptions, Stats};
 
 use crate::args::Replay;
 use crate::failure::{Failure, exit};
+use crate::lock::is_locked;
 use crate::output::{print, print_json};
 use crate::paths::Places;
 use crate::units::{count, plural};
@@ -123,27 +122,13 @@ impl Held {
         if self.seen.is_some_and(|at| at.elapsed() < ALIVE_EVERY) {
             return Ok(true);
         }
-        let held = is_locked(&self.lock).map_err(|error| {
-            Failure::io(format!("cannot look at {}", self.lock.display()), &error)
-        })?;
+        let held = is_locked(&self.lock)?;
         if held {
             self.seen = Some(Instant::now());
         }
         // A consumer that ended may be followed by another.
         let since = self.seen.unwrap_or(self.started);
         Ok(held || since.elapsed() < CONSUMER_WAIT)
-    }
-}
-
-fn is_locked(path: &Path) -> io::Result<bool> {
-    match File::open(path) {
-        Ok(file) => match file.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(true),
-            Err(std::fs::TryLockError::Error(error)) => Err(error),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

@@ -2,19 +2,22 @@
 
 use std::{io, thread};
 
-use spoolway::consumer::ConsumerConfig;
-use spoolway::{Consumer, Durability};
+use spoolway::consumer::{ConsumerConfig, MachineConfig};
+use spoolway::queue::{ConsumerLock, side_file};
+use spoolway::{Consumer, Durability, SqliteQueue};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use crate::args::Serve;
+use crate::args::{KeyDoes, Remembers, Serve};
 use crate::failure::{Failure, exit};
+use crate::lock::is_locked;
 use crate::output::tell;
 use crate::paths::Places;
 use crate::signals::Signals;
 use crate::units::{count, plural};
 
-/// Consumes until SIGINT or SIGTERM, then finishes what has arrived. A second signal ends it at once.
+/// Consumes until SIGINT or SIGTERM, then finishes what has arrived. A second signal ends it at once, and so does
+/// the first while it stands by.
 pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     if args.tied {
@@ -23,17 +26,41 @@ pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, 
     places.make_database_directory()?;
     places.make_socket_directory()?;
     let config = ConsumerConfig {
+        machine: MachineConfig {
+            dedup: args.dedup.into(),
+            on_dead: args.on_dead.into(),
+            ..MachineConfig::default()
+        },
         durability: args.durability.into(),
         retention: args.retention,
         ..ConsumerConfig::default()
     };
-    let consumer = Consumer::builder(&places.socket, &places.database)
+    let before = if args.standby {
+        predecessor(&places)?
+    } else {
+        None
+    };
+    if let Some(before) = before.filter(|_| !quiet) {
+        tell(before);
+    }
+    let building = Consumer::builder(&places.socket, &places.database)
         .sink(args.sink.clone())
         .config(config)
-        .build()
-        .await?;
+        .standby(args.standby)
+        .build();
+    let consumer = tokio::select! {
+        built = building => built?,
+        _ = signals.next() => {
+            if !quiet {
+                tell("stopped before it listened");
+            }
+            // A thread may wait for the lock, and nothing else ends that.
+            std::process::exit(exit::OK.into());
+        }
+    };
+    let queue = consumer.queue().clone();
     if !quiet {
-        let queue = consumer.queue().clone();
+        let queue = queue.clone();
         // The banner is no reason to fail: whether the file can be read will show soon.
         let stats = spawn_blocking(move || queue.stats()).await;
         let waiting = stats.map_or(0, |stats| stats.map_or(0, |stats| stats.pending));
@@ -58,6 +85,7 @@ pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, 
             (summary.dead, "dead"),
             (summary.failed, "attempts failed"),
             (summary.aborted, "aborted and stored"),
+            (missing(queue).await, "MISSING, see `spoolway audit`"),
         ] {
             if number > 0 {
                 line += &format!(", {} {what}", count(number));
@@ -66,6 +94,29 @@ pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, 
         tell(line);
     }
     Ok(exit::OK)
+}
+
+/// For whom this one stands by: a lock of theirs is held.
+fn predecessor(places: &Places) -> Result<Option<String>, Failure> {
+    for path in [&places.socket, &places.database] {
+        let lock = side_file(path, ".lock");
+        if is_locked(&lock)? {
+            let pid =
+                ConsumerLock::owner(&lock).map_or(String::new(), |pid| format!(" (pid {pid})"));
+            return Ok(Some(format!(
+                "standing by for the consumer{pid} that holds {}",
+                lock.display()
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// What the audit misses; where it cannot be read there is nothing to say.
+async fn missing(queue: SqliteQueue) -> u64 {
+    let audit = spawn_blocking(move || queue.audit()).await;
+    let producers = audit.ok().and_then(Result::ok).unwrap_or_default();
+    producers.iter().map(|producer| producer.missing).sum()
 }
 
 /// Ends the process when its standard input is closed: whoever started it is gone.
@@ -91,9 +142,19 @@ fn banner(consumer: &Consumer, args: &Serve, waiting: u64) -> String {
         Durability::Full => "full (what is stored survives power loss)",
         Durability::Process => "process (what is stored survives kill -9, not power loss)",
     };
+    let dedup = match args.dedup {
+        Remembers::Memory => "",
+        Remembers::Durable => {
+            "\n  dedup       durable (outcomes are committed before they are answered)"
+        }
+    };
+    let on_dead = match args.on_dead {
+        KeyDoes::Continue => "",
+        KeyDoes::Hold => "\n  on dead     hold (a dead letter stops its key: see `spoolway keys`)",
+    };
     format!(
         "spoolway {} is listening\n  socket      {}\n  database    {}{backlog}\n  \
-         durability  {durability}\n  sink        {}",
+         durability  {durability}\n  sink        {}{dedup}{on_dead}",
         env!("CARGO_PKG_VERSION"),
         consumer.socket_path().display(),
         consumer.queue().path().display(),

@@ -1,11 +1,13 @@
 //! The consumer learns of new rows.
 
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use spoolway_queue::{SqliteQueue, Watch, Write, side_file};
+use spoolway_proto::Timestamp;
+use spoolway_queue::{HeldKey, SqliteQueue, Watch, Write, side_file};
 
 use crate::support::{DEADLINE, Fixture, consumer, message, row};
 
@@ -40,6 +42,29 @@ fn a_datagram_wakes_the_consumer_at_once() {
             .unwrap();
     });
     assert!(took < Duration::from_millis(8), "{took:?}");
+}
+
+#[test]
+fn a_key_that_is_released_wakes_and_one_that_was_not_stopped_does_not() {
+    let queue = Fixture::new();
+    let socket = UnixDatagram::bind(side_file(&queue.path(), ".wake")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let woken = || socket.recv(&mut [0; 16]).is_ok();
+    let producer = queue.again();
+    let stopped = message("x").key("k");
+    let held = HeldKey {
+        key: stopped.key.unwrap(),
+        since: Timestamp(3),
+        message_id: stopped.id,
+        reason: "attempts".into(),
+    };
+    let free = Write::FreeKey(held.key.clone());
+    producer.write(vec![Write::HoldKey(held)]).unwrap();
+    assert!(!woken(), "there is less to run, not more");
+    producer.write(vec![free.clone()]).unwrap();
+    assert!(woken());
+    producer.write(vec![free]).unwrap();
+    assert!(!woken());
 }
 
 #[test]
@@ -108,7 +133,7 @@ fn a_replaced_file_wakes_and_is_watched_from_then_on() {
 fn a_stale_socket_is_replaced_and_its_own_removed() {
     let queue = Fixture::new();
     let socket = side_file(queue.queue.path(), ".wake");
-    drop(std::os::unix::net::UnixDatagram::bind(&socket).unwrap());
+    drop(UnixDatagram::bind(&socket).unwrap());
     assert!(socket.exists());
     let (watch, fired) = watch(&queue);
     queue.insert(message("a"));

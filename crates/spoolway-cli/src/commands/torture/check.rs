@@ -8,6 +8,7 @@ use std::io::{self, BufRead};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use spoolway::queue::Audit;
 use spoolway::{Message, MessageId};
 
 use super::content::{Content, place};
@@ -64,6 +65,8 @@ pub(super) struct Counts {
     pub(super) unanswered: u64,
     /// Messages that still wait in the queue file.
     pub(super) unsettled: u64,
+    /// Messages that `spoolway audit` misses.
+    pub(super) audit_missing: u64,
 }
 
 impl Counts {
@@ -79,6 +82,7 @@ impl Counts {
             ("foreign", self.foreign),
             ("unanswered", self.unanswered),
             ("unsettled", self.unsettled),
+            ("missing by the audit", self.audit_missing),
         ]
         .into_iter()
         .filter(|(_, number)| *number > 0)
@@ -248,6 +252,14 @@ impl Check {
         self.queued(id);
     }
 
+    /// What the queue file says of a producer, once the consumer has ended.
+    pub(super) fn audited(&mut self, audit: &Audit) {
+        self.counts.audit_missing += audit.missing;
+        if audit.missing > 0 {
+            self.example(format!("missing by the audit: {audit:?}"));
+        }
+    }
+
     fn queued(&mut self, id: &MessageId) {
         match place(id) {
             Some((run, n)) if self.marks(run, n).is_some() => {
@@ -374,6 +386,30 @@ mod tests {
         let counts = check.judge().counts;
         assert_eq!(counts.broken(), [("unsettled", 1)]);
         assert_eq!(counts.dead, 1);
+    }
+
+    #[test]
+    fn what_the_audit_misses_is_broken() {
+        let audit = |missing| Audit {
+            producer: spoolway::proto::ProducerId::from_u128(7),
+            sent: 40,
+            by_socket: 40,
+            by_word: 0,
+            by_queue: 0,
+            processed: 40,
+            stored: 0,
+            dead: 0,
+            err: 0,
+            open: 0,
+            missing,
+            since: spoolway::Timestamp(0),
+        };
+        let mut check = Check::new(CONTENT).unwrap();
+        check.audited(&audit(0));
+        check.audited(&audit(3));
+        let found = check.judge();
+        assert_eq!(found.counts.broken(), [("missing by the audit", 3)]);
+        assert_eq!(found.examples.len(), 1);
     }
 
     #[test]

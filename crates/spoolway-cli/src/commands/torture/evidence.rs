@@ -61,7 +61,9 @@ pub(super) fn compare(directory: &Path, content: Content, runs: usize) -> Result
         }
         cursor = page.cursor;
     }
-    // What `spoolway audit` misses belongs here too, as soon as there is that command.
+    for producer in queue.audit()? {
+        check.audited(&producer);
+    }
     Ok(check.judge())
 }
 

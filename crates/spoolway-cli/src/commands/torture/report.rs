@@ -159,6 +159,11 @@ impl fmt::Display for Report {
         line("lost", count(counts.lost), "")?;
         line("doubled", count(counts.doubled), "")?;
         line("out of order", count(counts.out_of_order), "")?;
+        line(
+            "audit missing",
+            count(counts.audit_missing),
+            "what `spoolway audit` says",
+        )?;
         let all = span(Duration::try_from_secs_f64(self.seconds).unwrap_or_default());
         if self.ok {
             let what = "ok: nothing lost, nothing doubled, in order per producer and key";
