@@ -28,6 +28,11 @@ pub(crate) enum Read {
         read: u64,
         limit: usize,
     },
+    PollSuspects {
+        after: i64,
+        read: u64,
+        limit: usize,
+    },
 }
 
 /// Finds the answers, one after the other. The reading begins after this call.
@@ -83,6 +88,10 @@ impl Read {
                     read,
                     key,
                 }
+            }
+            Self::PollSuspects { after, read, limit } => {
+                let page = shared.reads.noted(queue.suspects(after, limit));
+                Event::PolledSuspects { read, page }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Rows, params};
 use spoolway_proto::{Key, Message, Outcome, Timestamp};
 
 use crate::clock::{self, Now};
@@ -126,7 +126,7 @@ impl SqliteQueue {
 
     /// At most `limit` rows of a key that are unprocessed, never replayed and due, by rising `seq`.
     ///
-    /// The page's `end` says whether the key has no more; its cursor means nothing.
+    /// The page's `end` says whether the key has no more.
     ///
     /// # Errors
     ///
@@ -136,27 +136,24 @@ impl SqliteQueue {
         shared.snapshot(|conn, generation| page_of_key(shared, conn, generation, key, limit))
     }
 
-    /// At most `limit` suspects that are due, by rising `seq`.
+    /// At most `limit` suspects that are due, by rising `seq`, from behind `after`.
     ///
     /// # Errors
     ///
     /// What reading the file ran into.
-    pub fn suspects(&self, limit: usize) -> Result<Vec<Candidate>, QueueError> {
+    pub fn suspects(&self, after: i64, limit: usize) -> Result<Page, QueueError> {
         let shared = self.shared();
-        shared.snapshot(|conn, _| {
-            let (now, limit) = (Now::read(), i64::try_from(limit).unwrap_or(i64::MAX));
-            let mut found = Vec::new();
+        shared.snapshot(|conn, generation| {
+            let now = Now::read();
             let mut statement = conn.prepare_cached(sql::SUSPECTS)?;
-            let values = params![now.wall_ms, clock::boot_id(), now.boot_ms, limit];
-            let mut rows = statement.query(values)?;
-            while let Some(row) = rows.next()? {
-                // A damaged one is among the damaged of `candidates`.
-                if let Ok(candidate) = candidate(shared, row)? {
-                    found.push(candidate);
-                }
-            }
-            fill_in(conn, &mut found)?;
-            Ok(found)
+            let rows = statement.query(params![
+                after,
+                now.wall_ms,
+                clock::boot_id(),
+                now.boot_ms,
+                i64::try_from(limit).unwrap_or(i64::MAX),
+            ])?;
+            short_page(shared, conn, generation, rows, limit)
         })
     }
 
@@ -283,6 +280,25 @@ fn page_of_key(
     limit: usize,
 ) -> rusqlite::Result<Page> {
     let now = Now::read();
+    let mut candidates = conn.prepare_cached(sql::CANDIDATES_OF_KEY)?;
+    let rows = candidates.query(params![
+        key.as_str(),
+        now.wall_ms,
+        clock::boot_id(),
+        now.boot_ms,
+        i64::try_from(limit).unwrap_or(i64::MAX),
+    ])?;
+    short_page(shared, conn, generation, rows, limit)
+}
+
+/// A page in the order of `seq` alone.
+fn short_page(
+    shared: &Shared,
+    conn: &Connection,
+    generation: u64,
+    mut rows: Rows<'_>,
+    limit: usize,
+) -> rusqlite::Result<Page> {
     let mut page = Page {
         candidates: Vec::with_capacity(limit.min(1_024)),
         damaged: Vec::new(),
@@ -293,15 +309,8 @@ fn page_of_key(
         held: None,
     };
     let mut bytes = 0;
-    let mut candidates = conn.prepare_cached(sql::CANDIDATES_OF_KEY)?;
-    let mut rows = candidates.query(params![
-        key.as_str(),
-        now.wall_ms,
-        clock::boot_id(),
-        now.boot_ms,
-        i64::try_from(limit).unwrap_or(i64::MAX),
-    ])?;
     while let Some(row) = rows.next()? {
+        page.cursor.seq = row.get(0)?;
         match candidate(shared, row)? {
             Ok(candidate) => {
                 bytes += candidate.message.size();

@@ -36,9 +36,9 @@ pub(crate) const NEXT_PRIORITY: &str = "SELECT priority FROM message_queue \
     WHERE processed = 0 AND priority < ?1 ORDER BY priority DESC LIMIT 1";
 pub(crate) const SUSPECTS: &str = "SELECT seq, message_id, type, payload, timestamp, attributes, key, \
     priority, attempts, delivery, suspect, producer, epoch, sequence, crc FROM message_queue \
-    WHERE processed = 0 AND suspect = 1 \
-    AND (due_at IS NULL OR CASE WHEN due_boot IS NULL THEN due_at <= ?1 WHEN due_boot = ?2 THEN due_at <= ?3 ELSE 1 END) \
-    ORDER BY seq LIMIT ?4";
+    WHERE processed = 0 AND suspect = 1 AND seq > ?1 \
+    AND (due_at IS NULL OR CASE WHEN due_boot IS NULL THEN due_at <= ?2 WHEN due_boot = ?3 THEN due_at <= ?4 ELSE 1 END) \
+    ORDER BY seq LIMIT ?5";
 pub(crate) const ROWS_BEFORE: &str = "SELECT seq FROM message_queue \
     WHERE processed = 0 AND delivery = 0 AND key IS NOT NULL AND key = ?1 AND seq < ?2 ORDER BY seq LIMIT ?3";
 pub(crate) const HAS_KEYED: &str = "SELECT EXISTS (SELECT 1 FROM message_queue \
@@ -264,7 +264,7 @@ pub(crate) mod tests {
             (CANDIDATES, "INDEX message_ready (priority=? AND seq>?)"),
             (CANDIDATES_OF_KEY, "INDEX message_lane (key=?)"),
             (NEXT_PRIORITY, "INDEX message_ready (priority<?)"),
-            (SUSPECTS, "INDEX message_suspect"),
+            (SUSPECTS, "INDEX message_suspect (seq>?)"),
             (ROWS_BEFORE, "INDEX message_lane (key=? AND seq<?)"),
             (HAS_KEYED, "INDEX message_lane"),
             (NEXT_DUE_WALL, "INDEX message_due (due_boot=? AND due_at>?)"),

@@ -40,6 +40,7 @@ pub(crate) enum Read {
     Lookup(Key, u64),
     Poll(Cursor, usize),
     PollKey(Key, u64, usize),
+    PollSuspects(i64, u64, usize),
 }
 
 pub(crate) struct Consumer {
@@ -437,6 +438,9 @@ impl World {
             Action::Lookup { key, read } => self.read(Read::Lookup(key, read)),
             Action::Poll { cursor, limit } => self.read(Read::Poll(cursor, limit)),
             Action::PollKey { key, read, limit } => self.read(Read::PollKey(key, read, limit)),
+            Action::PollSuspects { after, read, limit } => {
+                self.read(Read::PollSuspects(after, read, limit));
+            }
         }
     }
 
@@ -465,6 +469,10 @@ impl World {
             Read::PollKey(key, read, limit) => {
                 let page = Some(self.file.page_of_key(now, &key, limit));
                 Event::PolledKey { key, read, page }
+            }
+            Read::PollSuspects(after, read, limit) => {
+                let page = Some(self.file.suspects(now, after, limit));
+                Event::PolledSuspects { read, page }
             }
         };
         let wait = self.disk_delay() / 2;

@@ -374,6 +374,12 @@ impl File {
         self.page_of(now, self.of_key(key), limit)
     }
 
+    pub(crate) fn suspects(&self, now: Now, after: i64, limit: usize) -> Page {
+        let pending = self.pending.range(after + 1..);
+        let rows = pending.map(|seq| (*seq, &self.rows[seq]));
+        self.page_of(now, rows.filter(|(_, row)| row.suspect), limit)
+    }
+
     fn page_of<'a>(
         &'a self,
         now: Now,

@@ -333,6 +333,7 @@ impl Machine {
         self.generation = generation;
         self.by_row.clear();
         self.poll.cursor = Default::default();
+        self.poll.suspects = None;
         self.mark_backlog();
         for (at, writes) in std::mem::take(&mut self.again) {
             let mut again = Vec::new();

@@ -86,6 +86,13 @@ pub enum Event {
         /// Its first unprocessed rows.
         page: Option<Page>,
     },
+    /// The answer to [`Action::PollSuspects`].
+    PolledSuspects {
+        /// Which read.
+        read: u64,
+        /// The next suspects; `None` if the file could not be read.
+        page: Option<Page>,
+    },
     /// The file may have something new.
     Woken,
     /// The path names another file now, and it was taken over. Row numbers of the old one mean nothing; batches
@@ -129,7 +136,7 @@ pub enum Event {
 impl Event {
     /// The names of all events.
     #[doc(hidden)]
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 19] = [
         "Hello",
         "At",
         "Arrived",
@@ -139,6 +146,7 @@ impl Event {
         "LookedUp",
         "Polled",
         "PolledKey",
+        "PolledSuspects",
         "Woken",
         "Replaced",
         "Committed",
@@ -163,6 +171,7 @@ impl Event {
             Self::LookedUp { .. } => "LookedUp",
             Self::Polled(_) => "Polled",
             Self::PolledKey { .. } => "PolledKey",
+            Self::PolledSuspects { .. } => "PolledSuspects",
             Self::Woken => "Woken",
             Self::Replaced { .. } => "Replaced",
             Self::Committed { .. } => "Committed",
@@ -316,6 +325,15 @@ pub enum Action {
     PollKey {
         /// Which key.
         key: Key,
+        /// The read's name in the answer.
+        read: u64,
+        /// How many at most.
+        limit: usize,
+    },
+    /// Read suspects behind a row.
+    PollSuspects {
+        /// The row before.
+        after: i64,
         /// The read's name in the answer.
         read: u64,
         /// How many at most.

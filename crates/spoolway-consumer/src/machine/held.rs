@@ -1,7 +1,6 @@
 //! Keys stopped by a dead letter: what comes for them is stored behind it, until they are released in the file.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use spoolway_proto::Key;
 use spoolway_queue::{HeldKey, Write};
 

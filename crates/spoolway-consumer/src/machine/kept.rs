@@ -1,9 +1,10 @@
 //! What is remembered of each producer: outcomes until it has seen them, and its newest epoch.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use hashbrown::HashMap;
 use spoolway_proto::{Epoch, MessageId, Outcome, ProducerId, Ranges};
 use spoolway_queue::{ProducerRecord, Write};
 

@@ -9,18 +9,19 @@
 //! meanwhile is `Asking`, and is looked up once they are there. Rows from the file go before the `Asking` ones.
 
 use std::collections::VecDeque;
-use std::collections::vec_deque::Iter;
 
+use hashbrown::hash_map::EntryRef;
 use spoolway_proto::Key;
 use spoolway_queue::{Due, RowState, Write};
 
 use super::commit::Doing;
 use super::{Action, Entry, LANE_ROWS_MAX, Machine, Step, Ticket};
 
-/// The messages of a key in memory.
-#[derive(Debug, Default)]
+/// The messages of a key in memory. Nearly always it is one, which costs no allocation of its own.
+#[derive(Debug)]
 pub(super) struct Lane {
-    queue: VecDeque<Ticket>,
+    head: Ticket,
+    behind: VecDeque<Ticket>,
     lookup: Option<Lookup>,
 }
 
@@ -34,27 +35,55 @@ struct Lookup {
 }
 
 impl Lane {
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    fn of(head: Ticket) -> Self {
+        Self {
+            head,
+            behind: VecDeque::new(),
+            lookup: None,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        1 + self.behind.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Ticket> {
-        Iter::copied(self.queue.iter())
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = Ticket> {
+        std::iter::once(self.head).chain(self.behind.iter().copied())
     }
 
-    fn head(&self) -> Option<Ticket> {
-        self.queue.front().copied()
+    fn last(&self) -> Ticket {
+        self.behind.back().copied().unwrap_or(self.head)
     }
 
     fn place(&self, ticket: Ticket) -> Option<usize> {
-        if self.head() == Some(ticket) {
-            return Some(0);
+        self.iter().position(|other| other == ticket)
+    }
+
+    fn insert(&mut self, place: usize, ticket: Ticket) {
+        match place.checked_sub(1) {
+            Some(place) => self.behind.insert(place, ticket),
+            None => {
+                let head = std::mem::replace(&mut self.head, ticket);
+                self.behind.push_front(head);
+            }
         }
-        self.queue.iter().position(|other| *other == ticket)
+    }
+
+    /// Takes a message out of a lane that has others, and says whether it was there.
+    fn remove(&mut self, ticket: Ticket) -> bool {
+        if self.head == ticket {
+            if let Some(next) = self.behind.pop_front() {
+                self.head = next;
+            }
+            return true;
+        }
+        let place = self.behind.iter().position(|other| *other == ticket);
+        place.is_some_and(|place| self.behind.remove(place).is_some())
+    }
+
+    /// Whether this message is all there is.
+    fn is_only(&self, ticket: Ticket) -> bool {
+        self.head == ticket && self.behind.is_empty()
     }
 }
 
@@ -64,16 +93,27 @@ impl Machine {
         let Some(key) = self.key_of(ticket) else {
             return;
         };
-        let lane = self.lanes.entry(key.clone()).or_default();
-        let last = lane.queue.back().and_then(|last| self.entries.get(last));
-        let asks = last.is_some_and(|last| matches!(last.step, Step::Asking | Step::Leaving));
-        lane.queue.push_back(ticket);
+        let asks = match self.lanes.entry_ref(&key) {
+            EntryRef::Vacant(place) => {
+                place.insert(Lane::of(ticket));
+                if !self.backlog.maybe {
+                    // Alone: its turn.
+                    return self.set_ready(ticket);
+                }
+                true
+            }
+            EntryRef::Occupied(mut lane) => {
+                let lane = lane.get_mut();
+                let last = self.entries.get(&lane.last());
+                lane.behind.push_back(ticket);
+                last.is_some_and(|last| matches!(last.step, Step::Asking | Step::Leaving))
+            }
+        };
         if asks || self.backlog.maybe {
             self.set_step(ticket, Step::Asking);
             self.look_up(&key);
         } else {
             self.set_step(ticket, Step::Waiting);
-            self.advance(&key);
         }
     }
 
@@ -82,14 +122,17 @@ impl Machine {
         let Some(key) = self.key_of(ticket) else {
             return;
         };
-        let lane = self.lanes.entry(key).or_default();
-        let asks = |other: &&Ticket| {
+        let Some(lane) = self.lanes.get_mut(&key) else {
+            self.lanes.insert(key, Lane::of(ticket));
+            return;
+        };
+        let asks = |other: &Ticket| {
             self.entries
                 .get(other)
                 .is_some_and(|e| e.step == Step::Asking && e.row.is_none())
         };
-        let asking = lane.queue.iter().rev().take_while(asks).count();
-        lane.queue.insert(lane.queue.len() - asking, ticket);
+        let asking = lane.iter().rev().take_while(asks).count();
+        lane.insert(lane.len() - asking, ticket);
     }
 
     pub(super) fn key_of(&self, ticket: Ticket) -> Option<Key> {
@@ -99,17 +142,14 @@ impl Machine {
     /// Whether everything before this message in its lane is done.
     pub(super) fn is_head(&self, ticket: Ticket) -> bool {
         match self.entries.get(&ticket).and_then(Entry::lane_key) {
-            Some(key) => self
-                .lanes
-                .get(key)
-                .is_some_and(|lane| lane.head() == Some(ticket)),
+            Some(key) => self.lanes.get(key).is_some_and(|lane| lane.head == ticket),
             None => true,
         }
     }
 
     /// Gives the head its turn.
     pub(super) fn advance(&mut self, key: &Key) {
-        let Some(head) = self.lanes.get(key).and_then(Lane::head) else {
+        let Some(head) = self.lanes.get(key).map(|lane| lane.head) else {
             return;
         };
         if self.step(head) == Some(Step::Waiting) {
@@ -120,28 +160,29 @@ impl Machine {
     /// Takes a message out of its lane; the next one has its turn.
     pub(super) fn leave_lane(&mut self, entry: &Entry, ticket: Ticket) {
         let Some(key) = entry.lane_key() else { return };
-        let Some(lane) = self.lanes.get_mut(key) else {
+        let EntryRef::Occupied(mut lane) = self.lanes.entry_ref(key) else {
             return;
         };
-        let Some(place) = lane.place(ticket) else {
-            return;
-        };
-        lane.queue.remove(place);
-        let left = lane.queue.len();
-        let key = key.clone();
-        if left == 0 {
-            self.end_lane(&key);
-        } else {
-            self.advance(&key);
-            self.look_up(&key);
+        if lane.get().is_only(ticket) {
+            let lookup = lane.remove().lookup;
+            self.end_lookup(lookup);
+            return self.refill(key);
         }
+        let lane = lane.get_mut();
+        if !lane.remove(ticket) {
+            return;
+        }
+        let left = lane.len();
+        self.advance(key);
+        self.look_up(key);
         if left <= LANE_ROWS_MAX / 2 {
-            self.refill(&key);
+            self.refill(key);
         }
     }
 
-    fn end_lane(&mut self, key: &Key) {
-        if let Some(lookup) = self.lanes.remove(key).and_then(|lane| lane.lookup) {
+    /// Nobody waits for its answer any more.
+    fn end_lookup(&mut self, lookup: Option<Lookup>) {
+        if let Some(lookup) = lookup {
             self.reads.end(lookup.read);
         }
     }
@@ -156,22 +197,20 @@ impl Machine {
         if lane.lookup.is_some() {
             return;
         }
-        let step = |ticket: &Ticket| self.entries.get(ticket).map(|entry| entry.step);
+        let step = |ticket: Ticket| self.entries.get(&ticket).map(|entry| entry.step);
         if lane
-            .queue
             .iter()
             .any(|ticket| step(ticket) == Some(Step::Leaving))
         {
             return;
         }
         let asking = lane
-            .queue
             .iter()
-            .filter(|ticket| step(ticket) == Some(Step::Asking));
+            .filter(|ticket| step(*ticket) == Some(Step::Asking));
         let Some(upto) = asking.max() else { return };
         let read = self.reads.begin();
         lane.lookup = Some(Lookup {
-            upto: *upto,
+            upto,
             read,
             tainted: false,
         });
@@ -353,11 +392,12 @@ impl Machine {
             self.reads.left(row, false);
         }
         let Some(key) = entry.lane_key() else { return };
-        if let Some(lane) = self.lanes.get_mut(key) {
-            lane.queue.retain(|other| *other != ticket);
-            if lane.queue.is_empty() {
-                let key = key.clone();
-                self.end_lane(&key);
+        if let EntryRef::Occupied(mut lane) = self.lanes.entry_ref(key) {
+            if lane.get().is_only(ticket) {
+                let lookup = lane.remove().lookup;
+                self.end_lookup(lookup);
+            } else {
+                lane.get_mut().remove(ticket);
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Reads of the file are snapshots: what left memory after a read began is not what the read says it is.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
 
 /// The reads under way, and the rows that left memory meanwhile.
 #[derive(Debug, Default)]

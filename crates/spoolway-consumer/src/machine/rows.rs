@@ -104,6 +104,51 @@ impl Machine {
         }
     }
 
+    /// Reads on among the suspects, when few of them are left in memory.
+    pub(super) fn poll_suspects(&mut self) {
+        let Some(after) = self.poll.suspects else {
+            return;
+        };
+        let limit = SUSPECTS_MAX / 2;
+        if self.poll.reads_suspects || self.draining || self.suspects_held() > limit {
+            return;
+        }
+        self.poll.reads_suspects = true;
+        let read = self.reads.begin();
+        self.actions
+            .push_back(Action::PollSuspects { after, read, limit });
+    }
+
+    pub(super) fn polled_suspects(&mut self, read: u64, page: Option<Page>) {
+        self.poll.reads_suspects = false;
+        self.poll.suspects = None;
+        match page {
+            Some(page) if page.generation == self.generation => {
+                let behind = (!page.end).then(|| page.cursor.seq());
+                self.take_page(read, page);
+                if let Some(seq) = behind {
+                    self.suspects_wait_behind(seq);
+                }
+            }
+            Some(_) => {}
+            // Found again by the next look at everything.
+            None => self.pass_over(None),
+        }
+        self.reads.end(read);
+    }
+
+    fn suspects_wait_behind(&mut self, seq: i64) {
+        let first = self.poll.suspects.unwrap_or(seq);
+        self.poll.suspects = Some(first.min(seq));
+    }
+
+    fn suspects_held(&self) -> usize {
+        let tickets = self.by_row.values();
+        tickets
+            .filter(|ticket| self.entries[*ticket].suspect)
+            .count()
+    }
+
     fn pass_over(&mut self, key: Option<&Key>) {
         match key {
             Some(key) if self.poll.passed.len() < PASSED_MAX => {
@@ -177,9 +222,13 @@ impl Machine {
                 return None;
             }
         }
+        if row.suspect && self.suspects_held() >= SUSPECTS_MAX {
+            self.suspects_wait_behind(row.seq - 1);
+            return None;
+        }
         if !self.has_place(read, &row) {
             let key = row.message.key.as_ref().filter(|_| row.delivery == 0);
-            self.pass_over(key.filter(|_| !row.suspect));
+            self.pass_over(key);
             return None;
         }
         let mut entry = Entry::new(Arc::clone(&row.message), row.crc);
@@ -281,15 +330,6 @@ impl Machine {
 
     /// Whether the row could run soon: a blocked key is left in the file, and so is one that is not all here.
     fn has_place(&self, read: u64, row: &Candidate) -> bool {
-        if row.suspect {
-            let suspects = self
-                .by_row
-                .values()
-                .filter(|ticket| self.entries[ticket].suspect);
-            if suspects.count() >= SUSPECTS_MAX {
-                return false;
-            }
-        }
         let Some(key) = row.message.key.as_ref().filter(|_| row.delivery == 0) else {
             return true;
         };

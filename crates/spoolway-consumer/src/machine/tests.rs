@@ -237,7 +237,10 @@ fn word(action: &Action) -> Option<String> {
         }
         Action::Lookup { key, .. } => format!("look up {key}"),
         Action::Saved { save, saved } => format!("saved {save} {saved}"),
-        Action::Ask { .. } | Action::Poll { .. } | Action::PollKey { .. } => return None,
+        Action::Ask { .. }
+        | Action::Poll { .. }
+        | Action::PollKey { .. }
+        | Action::PollSuspects { .. } => return None,
     })
 }
 

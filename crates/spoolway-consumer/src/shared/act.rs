@@ -40,6 +40,9 @@ impl Shared {
             Action::PollKey { key, read, limit } => {
                 work.reads.push(Read::PollKey { key, read, limit });
             }
+            Action::PollSuspects { after, read, limit } => {
+                work.reads.push(Read::PollSuspects { after, read, limit });
+            }
             Action::Saved { save, saved } if save == SAVE_FOR_CLEANUP => {
                 if saved {
                     self.saved.notify_one();
@@ -136,7 +139,8 @@ impl Shared {
             | Action::Ask { .. }
             | Action::Lookup { .. }
             | Action::Poll { .. }
-            | Action::PollKey { .. } => {}
+            | Action::PollKey { .. }
+            | Action::PollSuspects { .. } => {}
         }
     }
 

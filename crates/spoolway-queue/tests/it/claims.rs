@@ -7,8 +7,9 @@ use crate::support::{Fixture, instance, message, row, take_over};
 
 fn suspects(queue: &SqliteQueue) -> Vec<i64> {
     queue
-        .suspects(100)
+        .suspects(0, 100)
         .unwrap()
+        .candidates
         .iter()
         .map(|row| row.seq)
         .collect()
