@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand};
+use spoolway::consumer::RetryPolicy;
 use spoolway::proto::Key;
 use spoolway::{AckLevel, Sink};
 
 use crate::units::parse_duration;
 
+use words::parse_retry;
 pub(crate) use words::{Fault, KeyDoes, Remembers, Survives};
 
 /// Examples before options: most people read no further.
@@ -102,6 +104,12 @@ pub(crate) struct Serve {
     /// What a dead letter means for the messages of its key behind it
     #[arg(long, value_enum, default_value_t)]
     pub(crate) on_dead: KeyDoes,
+    /// How often a message is tried before it is a dead letter
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), default_value_t = 4)]
+    pub(crate) attempts: u32,
+    /// How long a message that failed waits: `5s` is random up to 5 s, 10 s, 20 s and so on up to 5 min; `fixed:5s` is 5 s each time
+    #[arg(long, value_name = "DURATION", value_parser = parse_retry, default_value = "5s")]
+    pub(crate) retry: RetryPolicy,
     /// Wait for the consumer of this socket or queue file to end, and take over at once
     ///
     /// Without it a second consumer is refused. SIGINT and SIGTERM end the wait, with exit code 0.

@@ -57,7 +57,7 @@ impl ConsumerConfig {
             (machine.pending_max > 0, "`pending_max` must be at least 1"),
             (machine.window_max > 0, "`window_max` must be at least 1"),
             (
-                machine.attempts_max > 0,
+                machine.retries.iter().all(|policy| policy.attempts_max > 0),
                 "`attempts_max` must be at least 1",
             ),
             (

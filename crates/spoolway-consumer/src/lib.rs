@@ -56,5 +56,5 @@ pub use config::ConsumerConfig;
 pub use consumer::{Consumer, Summary};
 pub use error::ConsumerError;
 pub use handler::{Delivery, IntoFinish};
-pub use machine::{Dedup, Finish, MachineConfig, OnDead};
+pub use machine::{Dedup, Finish, MachineConfig, OnDead, Retries, RetryPolicy};
 pub use sink::{Sink, SinkError};

@@ -29,6 +29,7 @@ mod held;
 mod kept;
 mod lane;
 mod reads;
+mod retry;
 mod rows;
 mod run;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use spoolway_proto::{
 use spoolway_queue::{Cursor, Write};
 
 pub use event::{Action, BatchId, ConnId, Event, Finish, Ticket};
+pub use retry::{Retries, RetryPolicy};
 
 use commit::{Batch, Doing};
 use held::Held;
@@ -71,10 +73,8 @@ pub struct MachineConfig {
     pub window_max: u32,
     /// The window of one connection, in bytes. Default 16 MiB.
     pub window_bytes: u64,
-    /// Handler starts before a message is dead. Default 4: one and three retries.
-    pub attempts_max: u32,
-    /// Time between two attempts. Default 5 s.
-    pub retry_delay: Duration,
+    /// How often messages are tried, and when, by type.
+    pub retries: Retries,
     /// How long what could not be committed waits before it is tried again. Default 1 s.
     pub commit_retry: Duration,
     /// How long a producer without a connection stays in memory. Default 60 s.
@@ -139,8 +139,7 @@ impl Default for MachineConfig {
             pending_max: 10_000,
             window_max: 1_024,
             window_bytes: 16 << 20,
-            attempts_max: 4,
-            retry_delay: Duration::from_secs(5),
+            retries: Retries::default(),
             commit_retry: Duration::from_secs(1),
             forget_after: Duration::from_secs(60),
             gone_max: 1_000,

@@ -3,7 +3,9 @@
 use clap::ValueEnum;
 use serde::Serialize;
 use spoolway::Durability;
-use spoolway::consumer::{Dedup, OnDead};
+use spoolway::consumer::{Dedup, OnDead, RetryPolicy};
+
+use crate::units::parse_duration;
 
 /// What a commit survives.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -59,6 +61,17 @@ impl From<KeyDoes> for OnDead {
             KeyDoes::Continue => Self::Continue,
             KeyDoes::Hold => Self::Hold,
         }
+    }
+}
+
+/// Reads `5s` or `fixed:5s`.
+pub(super) fn parse_retry(text: &str) -> Result<RetryPolicy, String> {
+    match text.strip_prefix("fixed:") {
+        Some(wait) => parse_duration(wait).map(RetryPolicy::fixed),
+        None => parse_duration(text).map(|first| RetryPolicy {
+            first,
+            ..RetryPolicy::default()
+        }),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, thread};
 
-use spoolway::consumer::{ConsumerConfig, MachineConfig};
+use spoolway::consumer::{ConsumerConfig, MachineConfig, RetryPolicy};
 use spoolway::queue::{ConsumerLock, side_file};
 use spoolway::{Consumer, Durability, SqliteQueue};
 use tokio::sync::oneshot;
@@ -29,6 +29,11 @@ pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, 
         machine: MachineConfig {
             dedup: args.dedup.into(),
             on_dead: args.on_dead.into(),
+            retries: RetryPolicy {
+                attempts_max: args.attempts,
+                ..args.retry
+            }
+            .into(),
             ..MachineConfig::default()
         },
         durability: args.durability.into(),

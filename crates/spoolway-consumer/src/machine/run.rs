@@ -78,7 +78,8 @@ impl Machine {
         if entry.is_late(self.now.wall) {
             return self.bury(ticket, "expired", None);
         }
-        if entry.attempts >= self.config.attempts_max {
+        let retries = &self.config.retries;
+        if retries.are_over(&entry.message.r#type, entry.attempts) {
             let error = "the consumer died each time it ran".to_owned();
             return self.bury(ticket, "killed", Some(error));
         }
@@ -127,11 +128,11 @@ impl Machine {
             entry.attempts += u32::from(!matches!(finish, Finish::Unavailable(_)));
         }
         entry.suspect = false;
+        let retries = &self.config.retries;
+        let is_over = retries.are_over(&entry.message.r#type, entry.attempts);
         match finish {
             Finish::Done => self.done(ticket),
-            Finish::Failed(error) if entry.attempts >= self.config.attempts_max => {
-                self.bury(ticket, "attempts", Some(error));
-            }
+            Finish::Failed(error) if is_over => self.bury(ticket, "attempts", Some(error)),
             Finish::Failed(error) | Finish::Unavailable(error) => self.put_off(ticket, error),
             Finish::Rejected { reason, error } => self.bury(ticket, &reason, error),
         }
@@ -175,7 +176,8 @@ impl Machine {
         };
         entry.step = Step::Leaving;
         let attempts = entry.attempts;
-        let due = Due::In(self.config.retry_delay);
+        let retries = &self.config.retries;
+        let due = Due::In(retries.wait(&entry.message.r#type, attempts, entry.crc));
         let row = entry.row;
         let write = match row {
             Some(seq) => Write::Retry {

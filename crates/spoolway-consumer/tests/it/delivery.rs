@@ -65,7 +65,7 @@ async fn each_type_goes_to_its_handler_and_what_fits_none_is_dead_with_a_reason(
 #[tokio::test]
 async fn a_handler_that_fails_is_tried_again_from_the_file_until_it_is_dead() {
     let mut rig = Rig::new();
-    rig.config.machine.attempts_max = 3;
+    rig.config.machine.retries.default.attempts_max = 3;
     let attempts = Arc::new(AtomicU64::new(0));
     let counted = attempts.clone();
     let builder = rig.builder().default(move |delivery: Delivery| {
@@ -124,7 +124,7 @@ async fn a_handler_that_fails_once_succeeds_from_the_file() {
 #[tokio::test]
 async fn a_handler_that_panics_has_failed_and_nothing_else_has() {
     let mut rig = Rig::new();
-    rig.config.machine.attempts_max = 2;
+    rig.config.machine.retries.default.attempts_max = 2;
     let builder = rig
         .builder()
         .on_message("now", |delivery: Delivery| async move {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use spoolway_consumer::{
-    Builder, Consumer, ConsumerConfig, ConsumerError, Delivery, MachineConfig, Summary,
+    Builder, Consumer, ConsumerConfig, ConsumerError, Delivery, MachineConfig, RetryPolicy, Summary,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +28,7 @@ impl Rig {
     pub(crate) fn new() -> Self {
         let machine = MachineConfig {
             hold_max: Duration::from_millis(100),
-            retry_delay: Duration::from_millis(20),
+            retries: RetryPolicy::fixed(Duration::from_millis(20)).into(),
             ..MachineConfig::default()
         };
         let config = ConsumerConfig {
