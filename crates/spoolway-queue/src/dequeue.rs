@@ -4,7 +4,7 @@
 //! writes. Here one handle keeps the lock, claims in memory and asks for nothing else.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::OptionalExtension;
@@ -66,8 +66,17 @@ pub enum Settlement {
 pub(crate) struct Dequeuer {
     lock: Option<ConsumerLock>,
     claimed: HashSet<i64>,
+    /// The suspect among them: there is one at a time.
+    suspect: Option<i64>,
     /// The file that the claims are in.
     generation: u64,
+}
+
+impl Dequeuer {
+    fn end(&mut self, seq: i64) {
+        self.claimed.remove(&seq);
+        self.suspect.take_if(|suspect| *suspect == seq);
+    }
 }
 
 /// The plain building block. All of these block.
@@ -122,7 +131,7 @@ impl SqliteQueue {
 
     /// Claims at most `limit` messages that can run now, by falling priority, then in the order
     /// they came. Of a key with more than one only those come whose earlier ones come before them
-    /// in the same answer, so they are to be processed in its order.
+    /// in the same answer, so they are to be processed in its order. Of the suspects one at a time comes.
     ///
     /// The first call takes the file's lock and takes it over from its last owner. Damaged and
     /// expired messages become dead letters on the way.
@@ -132,14 +141,7 @@ impl SqliteQueue {
     /// [`QueueError::Owned`] when another process consumes this file, or what reading or writing
     /// ran into.
     pub fn dequeue(&self, limit: usize) -> Result<Vec<Claimed>, QueueError> {
-        let mut dequeuer = self
-            .dequeuer()
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if dequeuer.lock.is_none() {
-            let lock = ConsumerLock::acquire(&self.lock_path())?;
-            self.own(&mut dequeuer, lock)?;
-        }
+        let mut dequeuer = self.owned()?;
         match self.dequeue_owned(&mut dequeuer, limit) {
             Err(QueueError::Moved { .. }) => {
                 if let Some(lock) = dequeuer.lock.take() {
@@ -151,14 +153,27 @@ impl SqliteQueue {
         }
     }
 
+    /// Holds the file's lock from here on, and has taken it over.
+    pub(crate) fn owned(&self) -> Result<MutexGuard<'_, Dequeuer>, QueueError> {
+        let mut dequeuer = self
+            .dequeuer()
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if dequeuer.lock.is_none() {
+            let lock = ConsumerLock::acquire(&self.lock_path())?;
+            self.own(&mut dequeuer, lock)?;
+        }
+        Ok(dequeuer)
+    }
+
     /// Takes the file over, whichever it is, and forgets what was claimed in another.
     fn own(&self, dequeuer: &mut Dequeuer, lock: ConsumerLock) -> Result<(), QueueError> {
         self.take_over(InstanceId::from_u128(Uuid::new_v4().as_u128()), &lock)?;
         let generation = self.generation();
         *dequeuer = Dequeuer {
             lock: Some(lock),
-            claimed: HashSet::new(),
             generation,
+            ..Dequeuer::default()
         };
         Ok(())
     }
@@ -184,17 +199,17 @@ impl SqliteQueue {
         }
         if !taken.is_empty() {
             let seqs: Vec<i64> = taken.iter().map(|taken: &Candidate| taken.seq).collect();
-            let suspects = taken.iter().filter(|taken| taken.suspect);
-            writes.extend(suspects.map(|taken| Write::Begin { seq: taken.seq }));
+            if let Some(suspect) = taken.iter().find(|taken| taken.suspect) {
+                dequeuer.suspect = Some(suspect.seq);
+                writes.push(Write::Begin { seq: suspect.seq });
+            }
             dequeuer.claimed.extend(&seqs);
             writes.push(Write::Claim(seqs));
         }
         if !writes.is_empty()
             && let Err(error) = self.write(writes)
         {
-            taken.iter().for_each(|taken| {
-                dequeuer.claimed.remove(&taken.seq);
-            });
+            taken.iter().for_each(|taken| dequeuer.end(taken.seq));
             return Err(error);
         }
         let claimed = taken.into_iter().map(|taken| Claimed {
@@ -237,7 +252,7 @@ impl SqliteQueue {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for (claimed, _) in settled {
-            dequeuer.claimed.remove(&claimed.seq);
+            dequeuer.end(claimed.seq);
         }
         Ok(())
     }
@@ -264,7 +279,7 @@ impl SqliteQueue {
             .dequeuer()
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        dequeuer.claimed.remove(&seq);
+        dequeuer.end(seq);
         Ok(matches!(
             written.as_slice(),
             [Written::Settled { seq: Some(_) }]
@@ -324,7 +339,9 @@ fn pick(
             Before::Rows(rows) => rows.iter().all(|row| taken.iter().any(|t| t.seq == *row)),
             Before::Many => false,
         };
-        if runs && taken.len() < limit {
+        let is_next = !candidate.suspect
+            || dequeuer.suspect.is_none() && !taken.iter().any(|taken| taken.suspect);
+        if runs && is_next && taken.len() < limit {
             taken.push(candidate.clone());
         }
     }

@@ -3,7 +3,8 @@
 //! [`SqliteQueue`] is the handle. One writer thread groups what is submitted into few commits, a
 //! pool of readers reads beside it, and an `Ok` means: committed to the file that the path names.
 //! Any program that can insert into a table can be a producer; the consumer is whoever holds the
-//! [`ConsumerLock`].
+//! [`ConsumerLock`]: a program that wants only a queue starts a [`SqliteQueuePoller`], or calls
+//! [`SqliteQueue::dequeue`] itself.
 //!
 //! Beside the file `q.db` lie `q.db-wal` and `q.db-shm` of SQLite, `q.db.lock` (who consumes it),
 //! `q.db.guard` (held while it is opened) and `q.db.wake` (where its consumer is woken).
@@ -16,6 +17,10 @@
 //! process opens a file once, and never with another copy of SQLite (closing any descriptor of it
 //! would drop the locks of both).
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod error;
 mod producer;
 mod write;
@@ -23,6 +28,7 @@ mod write;
 mod queue;
 
 mod dequeue;
+mod poller;
 mod read;
 mod upkeep;
 
@@ -53,6 +59,7 @@ pub use error::QueueError;
 pub use inbox::Inbox;
 pub use lock::{ConsumerLock, side_file};
 pub use outbox::{Outbox, Refused};
+pub use poller::{IntoSettlement, PollerOptions, SqliteQueuePoller};
 pub use producer::{Audit, Kept, ProducerCounts, ProducerRecord, RowCounts};
 pub use queue::{Durability, QueueOptions, Role, SqliteQueue, TakenOver};
 pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, Page};

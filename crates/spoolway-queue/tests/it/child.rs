@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use spoolway_queue::{QueueOptions, SqliteQueue};
 
 use crate::support::{Database, consumer, message, row};
-use crate::{inbox, outbox};
+use crate::{inbox, outbox, poller};
 
 const PART: &str = "SPOOLWAY_TEST_PART";
 const FILE: &str = "SPOOLWAY_TEST_FILE";
@@ -105,6 +105,7 @@ fn part() {
             say(queue.identity());
         }
         "insert" => insert_until_killed(Path::new(&path)),
+        "poll" => poller::poll_until_empty(Path::new(&path)),
         "inbox-recorded" => inbox::handle_until("recorded", &Database::at(&path)),
         "inbox-handled" => inbox::handle_until("handled", &Database::at(&path)),
         "outbox-enqueued" => outbox::enqueue_until("enqueued", &Database::at(&path)),

@@ -113,7 +113,8 @@ fn a_killed_process_leaves_suspects() {
         .iter()
         .filter(|claimed| claimed.suspect)
         .map(|claimed| claimed.seq);
-    assert_eq!((suspects.collect(), claimed.len()), (vec![1, 2, 3], 10));
+    // One at a time.
+    assert_eq!((suspects.collect(), claimed.len()), (vec![1], 8));
     assert_eq!(
         queue.number("SELECT attempts FROM message_queue WHERE seq = 1"),
         1

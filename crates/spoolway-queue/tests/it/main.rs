@@ -11,6 +11,7 @@ mod faults;
 mod files;
 mod inbox;
 mod outbox;
+mod poller;
 mod producers;
 mod support;
 mod wake;
