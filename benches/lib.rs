@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
+use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
-use spoolway::{Consumer, Delivery, Message, Producer, Receipt, SendError};
+use spoolway::queue::{QueueOptions, Role};
+use spoolway::{Consumer, Delivery, Message, MessageId, Producer, Receipt, SendError, SqliteQueue};
 use tokio::runtime::Runtime;
 
 /// Bytes of a message's frame.
@@ -199,6 +201,45 @@ pub async fn stream(
 /// What [`stream`] is told where nothing may fail.
 pub fn taken(answer: Result<Receipt, SendError>) {
     answer.expect("taken");
+}
+
+// ---- the queue file alone
+
+/// The queue of this path, as its consumer opens it.
+pub fn open_queue(path: &Path) -> SqliteQueue {
+    let options = QueueOptions {
+        role: Role::Consumer,
+        ..QueueOptions::default()
+    };
+    SqliteQueue::open(path, options).expect("a queue file")
+}
+
+/// A plain connection to a queue file, with the durability of `full`.
+pub fn plain_file(path: &Path) -> Connection {
+    open_queue(path).close();
+    let conn = Connection::open(path).expect("a queue file");
+    conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -16384;")
+        .expect("settings");
+    conn.busy_timeout(Duration::from_secs(10))
+        .expect("settings");
+    conn
+}
+
+/// [`message`] with a UUIDv7 and the time.
+pub fn stamped() -> Message {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.expect("a clock that is set").as_millis() as u64;
+    let mut message = message();
+    message.stamp(spoolway::Timestamp(millis as i64), || {
+        MessageId::v7(millis, rand::random())
+    });
+    message
+}
+
+/// Nanoseconds of a clock that all processes share.
+pub fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 // ---- figures

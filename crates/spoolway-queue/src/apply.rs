@@ -333,7 +333,7 @@ impl Tx<'_> {
 
     fn processed(&mut self, seq: i64, attempts: u32) -> Applied {
         let values = params![seq, self.now.wall_s(), attempts];
-        let settled = self.settle(sql::PROCESSED, values)?;
+        let settled = self.settle(seq, sql::PROCESSED, values)?;
         self.settle_claim(seq)?;
         if let Some(Some(producer)) = &settled {
             self.tally.of(producer.clone()).processed += 1;
@@ -344,12 +344,18 @@ impl Tx<'_> {
     /// Whether the row was unprocessed, and whose it is.
     fn settle(
         &self,
+        seq: i64,
         statement: &str,
         values: &[&dyn ToSql],
     ) -> rusqlite::Result<Option<Option<String>>> {
-        self.prepare(statement)?
-            .query_row(values, |row| row.get(0))
-            .optional()
+        let found = self
+            .prepare(sql::PRODUCER_OF)?
+            .query_row([seq], |row| row.get(0))
+            .optional()?;
+        if found.is_some() {
+            self.prepare(statement)?.execute(values)?;
+        }
+        Ok(found)
     }
 
     fn retry(&mut self, seq: i64, attempts: u32, due: Due, error: &str) -> Applied {
@@ -362,7 +368,7 @@ impl Tx<'_> {
 
     fn dead(&mut self, seq: i64, attempts: u32, reason: &str, error: Option<&str>) -> Applied {
         let values = params![seq, self.now.wall_s(), attempts, reason, error];
-        let settled = self.settle(sql::DEAD, values)?;
+        let settled = self.settle(seq, sql::DEAD, values)?;
         self.settle_claim(seq)?;
         if let Some(Some(producer)) = &settled {
             self.tally.of(producer.clone()).dead += 1;

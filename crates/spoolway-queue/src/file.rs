@@ -38,6 +38,8 @@ const WAL_BYTES_KEPT: i64 = 64 << 20;
 pub(crate) struct OpenFile {
     pub(crate) conn: Connection,
     pub(crate) identity: QueueId,
+    /// Whether each commit is synced before it returns.
+    pub(crate) syncs: bool,
     sides: Vec<(PathBuf, (u64, u64))>,
 }
 
@@ -45,6 +47,17 @@ impl OpenFile {
     /// Whether the path now names another file, or none.
     pub(crate) fn has_moved(&self) -> bool {
         ffi::has_moved(&self.conn)
+    }
+
+    /// Sets whether commits are synced from here on. Not inside a transaction.
+    pub(crate) fn sync_commits(&mut self, syncs: bool) -> rusqlite::Result<()> {
+        let statement = match syncs {
+            true => sql::SYNC_COMMITS,
+            false => sql::SYNC_LATER,
+        };
+        self.conn.prepare_cached(statement)?.execute(())?;
+        self.syncs = syncs;
+        Ok(())
     }
 
     /// Copies what is in the WAL into the file, wherever that is by now. Best effort: a file that
@@ -89,6 +102,7 @@ pub(crate) fn open(
         let file = OpenFile {
             conn,
             identity,
+            syncs: options.durability == Durability::Full,
             sides: sides(path),
         };
         drop(guard);

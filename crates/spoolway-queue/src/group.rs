@@ -7,20 +7,22 @@ use crate::tray::{Answer, Job};
 use crate::write::{Write, Written};
 use crate::{QueueError, sql};
 
-/// Applies one request so that it can fail alone. `Err` is an error of the whole transaction.
-pub(crate) fn apply_one(tx: &mut Tx<'_>, job: &mut Job) -> Result<Answer, QueueError> {
+/// Applies one request so that it can fail alone, unless it is `alone` anyway: then the transaction fails with it,
+/// and no page is copied for a savepoint. `Err` is an error of the whole transaction.
+pub(crate) fn apply_one(tx: &mut Tx<'_>, job: &mut Job, alone: bool) -> Result<Answer, QueueError> {
     let (mark, owner) = (tx.book.mark(), *tx.owner);
     let before = std::mem::take(&mut tx.tally);
-    let savepoint = needs_savepoint(job);
+    let savepoint = !alone && needs_savepoint(job);
     let error = match run(tx, job, savepoint) {
         Ok(written) => {
             let done = std::mem::replace(&mut tx.tally, before);
             tx.tally.append(done);
             return Ok(Ok(written));
         }
+        Err(Fault::Refused(error)) if alone => return Err(error),
         Err(Fault::Refused(error)) => error,
         Err(Fault::Sql(error)) => {
-            let whole = is_of_transaction(&error) || tx.conn.is_autocommit();
+            let whole = alone || is_of_transaction(&error) || tx.conn.is_autocommit();
             let error = QueueError::sql(tx.path, error);
             if whole {
                 return Err(error);

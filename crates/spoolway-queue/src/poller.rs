@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,7 @@ impl IntoSettlement for Settlement {
 #[derive(Debug)]
 pub struct SqliteQueuePoller {
     stop: Arc<AtomicBool>,
+    wake: SyncSender<()>,
     thread: Option<JoinHandle<Result<(), QueueError>>>,
 }
 
@@ -116,18 +118,25 @@ impl SqliteQueuePoller {
         }
         drop(queue.owned()?);
         let stop = Arc::new(AtomicBool::new(false));
+        // One is enough: it says "look", not at what. A thread's own parking would not do, which every wait for a
+        // commit uses up.
+        let (wake, woken) = mpsc::sync_channel(1);
+        let changed = wake.clone();
+        let watch = Watch::start(queue, move || _ = changed.try_send(()))?;
         let mut worker = Worker {
             queue: queue.clone(),
             options,
             handler,
             stop: Arc::clone(&stop),
+            woken,
+            _watch: watch,
         };
         let thread = thread::Builder::new()
             .name("spoolway-poller".into())
             .spawn(move || worker.run())
             .map_err(|error| QueueError::io(queue.path(), error))?;
         let thread = Some(thread);
-        Ok(Self { stop, thread })
+        Ok(Self { stop, wake, thread })
     }
 
     /// Waits for the batch in hand, settles it, and gives the file up in order.
@@ -151,7 +160,7 @@ impl SqliteQueuePoller {
         let Some(thread) = self.thread.take() else {
             return Ok(());
         };
-        thread.thread().unpark();
+        let _ = self.wake.try_send(());
         match thread.join() {
             Ok(ended) => ended,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -172,12 +181,12 @@ struct Worker<H> {
     options: PollerOptions,
     handler: H,
     stop: Arc<AtomicBool>,
+    woken: Receiver<()>,
+    _watch: Watch,
 }
 
 impl<R: IntoSettlement, H: FnMut(&Claimed) -> R> Worker<H> {
     fn run(&mut self) -> Result<(), QueueError> {
-        let me = thread::current();
-        let _watch = Watch::start(&self.queue, move || me.unpark())?;
         let mut cleaned: Option<Instant> = None;
         while !self.stop.load(Ordering::Acquire) {
             match self.batch() {
@@ -186,14 +195,14 @@ impl<R: IntoSettlement, H: FnMut(&Claimed) -> R> Worker<H> {
                         cleaned = Some(Instant::now());
                         self.clean_up();
                     }
-                    thread::park_timeout(LOOK_EVERY);
+                    self.rest();
                 }
                 Ok(_) => {}
                 // Another file: what was claimed in the old one means nothing here.
                 Err(QueueError::Moved { .. }) => {}
                 Err(error) if error.is_retryable() => {
                     tracing::warn!(%error, "the queue file cannot be worked on; trying again");
-                    thread::park_timeout(LOOK_EVERY);
+                    self.rest();
                 }
                 Err(error) => return Err(error),
             }
@@ -224,9 +233,14 @@ impl<R: IntoSettlement, H: FnMut(&Claimed) -> R> Worker<H> {
                 return Err(error);
             }
             tracing::warn!(%error, "outcomes cannot be written to the queue file; trying again");
-            thread::park_timeout(LOOK_EVERY);
+            self.rest();
         }
         Ok(claimed.len())
+    }
+
+    fn rest(&self) {
+        // Whether woken or not: it looks again.
+        let _ = self.woken.recv_timeout(LOOK_EVERY);
     }
 
     fn handle(&mut self, claimed: &Claimed) -> Settlement {

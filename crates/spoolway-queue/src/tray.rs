@@ -37,6 +37,12 @@ pub(crate) enum Job {
 }
 
 impl Job {
+    /// Whether all it does is to take rows or to give them back untried.
+    pub(crate) fn only_claims(&self) -> bool {
+        let claims = |write: &Write| matches!(write, Write::Claim(_) | Write::Release(_));
+        matches!(self, Self::Writes(writes, _) if writes.iter().all(claims))
+    }
+
     fn weight(&self) -> (usize, usize) {
         match self {
             Self::Run(_) => (1, 0),

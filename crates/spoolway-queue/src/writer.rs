@@ -26,7 +26,7 @@ use crate::clock::Now;
 use crate::file::{self, OpenFile};
 use crate::group::{apply_one, execute, merge};
 use crate::producer::Tally;
-use crate::queue::Role;
+use crate::queue::{Durability, Role};
 use crate::shared::Shared;
 use crate::tray::{Answer, Request, Taken};
 use crate::{QueueError, sql, wake};
@@ -158,7 +158,9 @@ impl Writer {
 
     fn attempt(&mut self, group: &mut Vec<Request>) -> Result<Vec<Answer>, Failure> {
         self.ready().map_err(Failure::Rejected)?;
-        if self.begin().map_err(Failure::Rejected)? {
+        let claims = group.iter().all(|request| request.job.only_claims());
+        self.sync_commits(!claims).map_err(Failure::Rejected)?;
+        if self.begin().map_err(Failure::Rejected)? && !claims {
             self.shared.tray.top_up(group);
         }
         let owner = self.owner;
@@ -250,6 +252,21 @@ impl Writer {
         self.book.forget();
     }
 
+    /// Whether the next commit survives a power loss, as far as the durability of the file asks for it.
+    ///
+    /// Claims need not: what they say is which process held a row when it was killed, and after a power loss the row
+    /// is there to be run again. They are in the log before every later commit, which syncs them too.
+    fn sync_commits(&mut self, syncs: bool) -> Result<(), QueueError> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        if file.syncs != syncs && self.shared.options.durability == Durability::Full {
+            file.sync_commits(syncs)
+                .map_err(|error| QueueError::sql(&self.shared.path, error))?;
+        }
+        Ok(())
+    }
+
     /// Takes the write lock; whether that took any waiting.
     ///
     /// Not by SQLite's own busy handler: its sleeps grow, so whoever waits longest asks least
@@ -311,8 +328,9 @@ impl Writer {
                 .map_err(|error| QueueError::sql(path, error))?;
         }
         let mut answers = Vec::with_capacity(group.len());
+        let alone = group.len() == 1;
         for request in group {
-            answers.push(apply_one(&mut tx, &mut request.job)?);
+            answers.push(apply_one(&mut tx, &mut request.job, alone)?);
         }
         let tally = std::mem::take(&mut tx.tally);
         tx.count(tally)
