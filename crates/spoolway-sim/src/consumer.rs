@@ -49,7 +49,7 @@ pub(crate) struct Consumer {
     tick_at: Option<u64>,
     commits: VecDeque<(BatchId, Option<u64>, Vec<Write>)>,
     applied: u64,
-    answered: u64,
+    pub(crate) answered: u64,
     draining: bool,
     halted: bool,
 }

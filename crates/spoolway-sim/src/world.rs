@@ -477,7 +477,9 @@ impl World {
         let run = self.consumer.run;
         let wait = self.between(Duration::from_micros(50), Duration::from_millis(20));
         let event = Event::Replaced { generation };
-        self.schedule(wait, Happening::Inside { run, event });
+        // One thread writes, and answers in order: what went into the old file was answered before.
+        let at = (self.clock + wait.as_nanos() as u64).max(self.consumer.answered + 1);
+        self.schedule_at(at, Happening::Inside { run, event });
     }
 
     /// What waited is met in the order of each connection, and the connections are read sooner or later: rows that

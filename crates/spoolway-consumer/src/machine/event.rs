@@ -96,7 +96,7 @@ pub enum Event {
     /// The file may have something new.
     Woken,
     /// The path names another file now, and it was taken over. Row numbers of the old one mean nothing; batches
-    /// that name them fail, before or after this.
+    /// that name them fail, before or after this. What was written into the old one was answered before.
     Replaced {
         /// `Page::generation` of what is read from it.
         generation: u64,

@@ -126,6 +126,11 @@ impl Machine {
             self.lanes.insert(key, Lane::of(ticket));
             return;
         };
+        if lane.is_only(ticket) {
+            return;
+        }
+        // It is there already if it came over the socket too: whatever came between them there, the rows are in order.
+        lane.remove(ticket);
         let asks = |other: &Ticket| {
             self.entries
                 .get(other)

@@ -294,6 +294,7 @@ impl Machine {
         }
         if asking {
             self.set_step(ticket, Step::Waiting);
+            self.enter_lane_by_row(ticket);
             if let Some(key) = self.key_of(ticket) {
                 self.advance(&key);
             }

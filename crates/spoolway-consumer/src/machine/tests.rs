@@ -607,6 +607,28 @@ fn a_keyed_message_behind_rows_of_its_key_goes_behind_them_in_the_file() {
 }
 
 #[test]
+fn messages_that_meet_their_rows_run_in_the_order_of_the_rows() {
+    let mut bench = Bench::new();
+    bench.machine.mark_backlog();
+    for name in ["late", "early"] {
+        bench.arrives(CONN, name, Some("k"));
+    }
+    let rows = [(9, "early"), (10, "between"), (11, "late")];
+    let rows = rows.map(|(seq, name)| Candidate {
+        before: match seq {
+            9 => Before::None,
+            _ => Before::Rows((9..seq).collect()),
+        },
+        ..row(seq, name, Some("k"))
+    });
+    bench.on(Event::Woken);
+    bench.polled(rows.to_vec());
+    let lane = &bench.machine.lanes[&Key::new("k").expect("a short key")];
+    let seqs = lane.iter().map(|ticket| bench.machine.entries[&ticket].row);
+    assert_eq!(seqs.collect::<Vec<_>>(), [Some(9), Some(10), Some(11)]);
+}
+
+#[test]
 fn an_overrun_window_is_an_error() {
     let config = MachineConfig {
         window_max: 1,
