@@ -48,8 +48,8 @@ CREATE INDEX message_suspect ON message_queue (seq) WHERE processed = 0 AND susp
 -- Cleanup, oldest first.
 CREATE INDEX message_processed ON message_queue (processed_at) WHERE processed = 1;
 
--- Dead letters, newest or oldest first.
-CREATE INDEX message_dead ON message_queue (processed_at) WHERE processed = 2;
+-- Dead letters: walked by seq, counted by reason and sorted by the time they died without a look at the table.
+CREATE INDEX message_dead ON message_queue (seq, processed_at, dead_reason) WHERE processed = 2;
 
 -- What the owner of the file holds: a row for each range, not a write for each message.
 CREATE TABLE claim (
@@ -75,8 +75,8 @@ CREATE TABLE producer (
     -- Counted with its rows, in the commits that make and settle them.
     by_queue   INTEGER NOT NULL DEFAULT 0,   -- rows it made
     stored     INTEGER NOT NULL DEFAULT 0,   -- rows the consumer made of what came over the socket
-    processed  INTEGER NOT NULL DEFAULT 0,   -- of both, those processed, and copies of what was
-    dead       INTEGER NOT NULL DEFAULT 0,   -- of both, those that became dead letters
+    processed  INTEGER NOT NULL DEFAULT 0,   -- of both, those processed, copies of what was, and those moved away
+    dead       INTEGER NOT NULL DEFAULT 0,   -- of both, dead letters, those purged since included
     since      INTEGER NOT NULL,             -- ms since the epoch: first heard of
     updated_at INTEGER NOT NULL              -- ms since the epoch
 ) WITHOUT ROWID;

@@ -1,8 +1,10 @@
 //! The program as its users run it: real processes, real sockets, real files, real signals.
 
 mod audit;
+mod dead;
 mod dedup;
 mod delivery;
+mod documents;
 mod faults;
 mod foreign;
 mod keys;
@@ -10,3 +12,4 @@ mod readme;
 mod standby;
 mod support;
 mod torture;
+mod upkeep;

@@ -1,5 +1,7 @@
 //! What can be said on the command line.
 
+mod dead;
+mod queue;
 mod words;
 
 use std::path::PathBuf;
@@ -12,6 +14,10 @@ use spoolway::{AckLevel, Sink};
 
 use crate::units::parse_duration;
 
+pub(crate) use dead::{DeadCommand, DeadLs, DeadPurge, DeadRequeue, DeadShow};
+pub(crate) use queue::{
+    Backup, Check, Compact, Export, Import, MigrateCommand, MigrateStatus, QueueCommand, Stats,
+};
 use words::parse_retry;
 pub(crate) use words::{Fault, KeyDoes, Remembers, Survives};
 
@@ -31,12 +37,13 @@ Examples:
   spoolway send --type order '{\"id\":1}'         send one message
   spoolway send --file events.jsonl             send a file of them, one JSON object a line
   spoolway replay                               wait until the backlog is delivered
+  spoolway dead ls                              what failed for good, and why
   spoolway audit                                account for every message that was sent
   spoolway demo                                 watch it survive a kill -9
   spoolway torture                              let it survive worse, on your own disk")]
 #[command(after_help = "\
 Exit codes: 0 ok, 1 failed, 2 usage, 65 bad data, 66 not found, 69 consumer unavailable,
-  70 a promise is broken, 74 I/O, 75 try again, 77 permission, 78 configuration, 130 interrupted, 143 terminated")]
+  70 a promise is broken, 73 would overwrite, 74 I/O, 75 try again, 77 permission, 78 configuration, 130 interrupted, 143 terminated")]
 pub(crate) struct Args {
     /// The consumer's socket
     ///
@@ -70,6 +77,8 @@ pub(crate) enum Command {
     Replay(Replay),
     #[command(subcommand)]
     Queue(QueueCommand),
+    #[command(subcommand)]
+    Dead(DeadCommand),
     Cleanup(Cleanup),
     Audit(Audit),
     #[command(subcommand)]
@@ -188,26 +197,15 @@ pub(crate) struct Replay {
     pub(crate) json: bool,
 }
 
-/// Look into the queue file
-#[derive(Debug, Subcommand)]
-pub(crate) enum QueueCommand {
-    Stats(Stats),
-}
-
-/// Count what the queue file holds
-#[derive(Debug, clap::Args)]
-pub(crate) struct Stats {
-    /// One JSON object instead of a table
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
 /// Delete messages that were processed long enough ago
 #[derive(Debug, clap::Args)]
 pub(crate) struct Cleanup {
     /// Keep what was processed within this time
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     pub(crate) retention: Duration,
+    /// Keep so many dead letters, and delete those that died first [default: keep all]
+    #[arg(long, value_name = "N")]
+    pub(crate) dead_max: Option<u64>,
     /// One JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,

@@ -17,8 +17,10 @@ pub(crate) mod exit {
     pub(crate) const BAD_DATA: u8 = 65;
     pub(crate) const NOT_FOUND: u8 = 66;
     pub(crate) const UNAVAILABLE: u8 = 69;
-    /// `torture` or `audit` found what must not be: `EX_SOFTWARE`.
+    /// `torture`, `audit` or `check` found what must not be: `EX_SOFTWARE`.
     pub(crate) const BROKEN: u8 = 70;
+    /// What should be made is there already.
+    pub(crate) const CANNOT_CREATE: u8 = 73;
     pub(crate) const IO: u8 = 74;
     pub(crate) const TRY_AGAIN: u8 = 75;
     pub(crate) const PERMISSION: u8 = 77;
@@ -52,6 +54,7 @@ impl Failure {
         let (exit, code) = match error.kind() {
             io::ErrorKind::NotFound => (exit::NOT_FOUND, "not_found"),
             io::ErrorKind::PermissionDenied => (exit::PERMISSION, "permission"),
+            io::ErrorKind::AlreadyExists => (exit::CANNOT_CREATE, "exists"),
             _ => (exit::IO, "io"),
         };
         Self::new(exit, code, what).because(error.to_string())
@@ -129,6 +132,7 @@ fn queue_exit(error: &QueueError) -> u8 {
         }
         QueueError::Denied { .. } => exit::PERMISSION,
         QueueError::NotOurs { .. } | QueueError::TooNew { .. } => exit::CONFIG,
+        QueueError::Exists { .. } => exit::CANNOT_CREATE,
         QueueError::Corrupt { .. } | QueueError::Full { .. } | QueueError::Io { .. } => exit::IO,
         _ => exit::FAILED,
     }

@@ -3,7 +3,6 @@
 mod args;
 mod commands;
 mod failure;
-mod lock;
 mod output;
 mod paths;
 mod program;
@@ -16,7 +15,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, Command, KeysCommand, QueueCommand};
+use crate::args::{Args, Command, DeadCommand, KeysCommand, MigrateCommand, QueueCommand};
 use crate::failure::Failure;
 use crate::paths::Places;
 
@@ -41,7 +40,13 @@ fn run(args: Args) -> Result<u8, Failure> {
         Command::Serve(serve) => asynchronous(commands::serve::run(places()?, serve, quiet)),
         Command::Send(send) => asynchronous(commands::send::run(places()?, *send, quiet)),
         Command::Replay(replay) => commands::replay::run(&places()?, &replay, quiet),
-        Command::Queue(QueueCommand::Stats(stats)) => commands::stats::run(&places()?, &stats),
+        Command::Queue(command) => on_queue(&places()?, &command, quiet),
+        Command::Dead(DeadCommand::Ls(ls)) => commands::dead::list(&places()?, &ls),
+        Command::Dead(DeadCommand::Show(show)) => commands::dead::show(&places()?, &show),
+        Command::Dead(DeadCommand::Requeue(requeue)) => {
+            commands::dead::requeue(&places()?, &requeue)
+        }
+        Command::Dead(DeadCommand::Purge(purge)) => commands::dead::purge(&places()?, &purge),
         Command::Cleanup(cleanup) => commands::cleanup::run(&places()?, &cleanup),
         Command::Audit(audit) => commands::audit::run(&places()?, &audit),
         Command::Keys(KeysCommand::Ls(ls)) => commands::keys::list(&places()?, &ls),
@@ -52,6 +57,20 @@ fn run(args: Args) -> Result<u8, Failure> {
         Command::Torture(torture) => asynchronous(commands::torture::run(torture, quiet)),
         Command::TortureProducer(producer) => {
             asynchronous(commands::torture::producer::run(places()?, producer))
+        }
+    }
+}
+
+fn on_queue(places: &Places, command: &QueueCommand, quiet: bool) -> Result<u8, Failure> {
+    match command {
+        QueueCommand::Stats(stats) => commands::stats::run(places, stats),
+        QueueCommand::Check(check) => commands::check::run(places, check, quiet),
+        QueueCommand::Backup(backup) => commands::backup::run(places, backup, quiet),
+        QueueCommand::Compact(compact) => commands::backup::compact(places, compact),
+        QueueCommand::Export(export) => commands::transfer::export(places, export, quiet),
+        QueueCommand::Import(import) => commands::transfer::import(places, import, quiet),
+        QueueCommand::Migrate(MigrateCommand::Status(status)) => {
+            commands::check::migrations(places, status)
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Durations, counts and sizes as people write and read them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use spoolway::Timestamp;
 
 /// Units of a duration with their milliseconds, longest name first.
 const UNITS: &[(&str, u64)] = &[
@@ -44,6 +46,21 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     } else {
         Ok(total)
     }
+}
+
+/// Reads a moment: RFC 3339, or a duration, which is so long ago.
+pub(crate) fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(ago) = parse_duration(text) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let then = now.unwrap_or_default().saturating_sub(ago);
+        let millis = i64::try_from(then.as_millis()).unwrap_or(i64::MAX);
+        return Ok(Timestamp(millis));
+    }
+    Timestamp::from_rfc3339(text).map_err(|_| {
+        format!(
+            "{text:?} is no time; write for example 2026-11-21T09:30:00Z, or 1h for an hour ago"
+        )
+    })
 }
 
 /// `1234567` as `1,234,567`.
@@ -138,6 +155,15 @@ mod tests {
             let error = parse_duration(text).unwrap_err();
             assert!(error.contains("500ms, 5s"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_moment_is_absolute_or_so_long_ago() {
+        let at = parse_moment("2023-11-14T22:13:20Z").unwrap();
+        assert_eq!(at, Timestamp(1_700_000_000_000));
+        let ago = parse_moment("1h").unwrap().0 - parse_moment("2h").unwrap().0;
+        assert!((3_590_000..3_610_000).contains(&ago), "{ago}");
+        assert!(parse_moment("yesterday").unwrap_err().contains("1h"));
     }
 
     #[test]

@@ -658,8 +658,9 @@ impl Entry {
         self.message.key.as_ref().filter(|_| self.delivery == 0)
     }
 
+    /// Whoever requeues or replays a message wants it run, late or not.
     fn is_late(&self, now: Timestamp) -> bool {
-        self.message.expires_at().is_some_and(|at| at <= now)
+        self.delivery == 0 && self.message.expires_at().is_some_and(|at| at <= now)
     }
 }
 

@@ -106,6 +106,15 @@ impl Tx<'_> {
         }
     }
 
+    /// Refuses numbers of rows that were read from another file than this.
+    pub(crate) fn of_generation(&self, generation: u64) -> Applied<()> {
+        if generation == self.generation {
+            return Ok(());
+        }
+        let path = self.path.into();
+        Err(Fault::Refused(QueueError::Moved { path }))
+    }
+
     pub(crate) fn prepare(&self, statement: &str) -> rusqlite::Result<CachedStatement<'_>> {
         self.conn.prepare_cached(statement)
     }
@@ -182,18 +191,7 @@ impl Tx<'_> {
 
     /// The id has a row: says which, and brings it up to date with what the copy has been through.
     fn insert_existing(&mut self, row: &NewRow, crc: u32) -> Applied {
-        let id = &row.message.id;
-        let found = self
-            .prepare(sql::EXISTING)?
-            .query_row([id.as_str()], |found| {
-                let stored: Option<u32> = found.get(2)?;
-                let stored = match stored {
-                    Some(stored) => stored,
-                    None => content_crc(id, found.get(3)?, found.get(4)?),
-                };
-                Ok((found.get::<_, i64>(0)?, found.get::<_, i64>(1)?, stored))
-            })?;
-        let (seq, processed, stored) = found;
+        let (seq, processed, stored) = self.existing(&row.message.id)?;
         if stored != crc {
             return Ok(Written::Conflict);
         }
@@ -213,6 +211,19 @@ impl Tx<'_> {
             self.update_existing(seq, row)?;
         }
         Ok(Written::Exists { seq, state })
+    }
+
+    /// Number, state and CRC of the row that lives under this id.
+    pub(crate) fn existing(&self, id: &MessageId) -> rusqlite::Result<(i64, i64, u32)> {
+        self.prepare(sql::EXISTING)?
+            .query_row([id.as_str()], |found| {
+                let stored: Option<u32> = found.get(2)?;
+                let stored = match stored {
+                    Some(stored) => stored,
+                    None => content_crc(id, found.get(3)?, found.get(4)?),
+                };
+                Ok((found.get(0)?, found.get(1)?, stored))
+            })
     }
 
     /// Whether the row was without one.

@@ -326,11 +326,9 @@ fn pick(
         if dequeuer.claimed.contains(&candidate.seq) {
             continue;
         }
-        if candidate
-            .message
-            .expires_at()
-            .is_some_and(|moment| moment <= now)
-        {
+        // Whoever requeues or replays a message wants it run, late or not.
+        let expires_at = candidate.message.expires_at();
+        if candidate.delivery == 0 && expires_at.is_some_and(|moment| moment <= now) {
             writes.push(dead(candidate.seq, candidate.attempts, "expired", None));
             continue;
         }

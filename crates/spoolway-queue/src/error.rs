@@ -57,6 +57,12 @@ pub enum QueueError {
         /// What the system said.
         source: Source,
     },
+    /// There is something under that name, and nothing is ever overwritten.
+    #[error("{path} is there already; choose another name, or move it away")]
+    Exists {
+        /// What is there.
+        path: PathBuf,
+    },
     /// No room on the device or under its quota. Writes succeed again once there is.
     #[error("no space left for {path}: free some, and writes go on by themselves")]
     Full {
@@ -173,6 +179,7 @@ impl QueueError {
             Self::Conflict { .. } => "conflict",
             Self::Corrupt { .. } => "queue_corrupt",
             Self::Denied { .. } => "queue_denied",
+            Self::Exists { .. } => "exists",
             Self::Full { .. } => "queue_full",
             Self::Invalid { .. } => "invalid",
             Self::Io { .. } => "queue_io",

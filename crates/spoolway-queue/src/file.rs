@@ -157,7 +157,7 @@ fn make(path: &Path) -> Result<(), QueueError> {
 }
 
 /// Gives `fresh` its name unless something has it.
-fn place(fresh: &Path, path: &Path) -> io::Result<()> {
+pub(crate) fn place(fresh: &Path, path: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     match renameat_with(CWD, fresh, CWD, path, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
@@ -244,7 +244,7 @@ fn connect(path: &Path, options: &QueueOptions) -> Result<Connection, QueueError
 }
 
 /// No URI file names, no symbolic links, no mutex: each connection is used by one thread at a time.
-const COMMON_FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX
+pub(crate) const COMMON_FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX
     .union(OpenFlags::SQLITE_OPEN_NOFOLLOW)
     .union(OpenFlags::SQLITE_OPEN_EXRESCODE);
 

@@ -48,9 +48,8 @@ fn run(tx: &mut Tx<'_>, job: &mut Job, savepoint: bool) -> Result<Vec<Written>, 
     let written: Vec<Written> = match job {
         Job::Run(run) => run(tx).map(|()| Vec::new()),
         Job::Writes(writes, generation) => {
-            if generation.is_some_and(|known| known != tx.generation) {
-                let path = tx.path.into();
-                return Err(Fault::Refused(QueueError::Moved { path }));
+            if let Some(known) = *generation {
+                tx.of_generation(known)?;
             }
             writes.iter().map(|write| tx.apply(write)).collect()
         }

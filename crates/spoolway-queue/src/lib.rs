@@ -9,6 +9,11 @@
 //! Beside the file `q.db` lie `q.db-wal` and `q.db-shm` of SQLite, `q.db.lock` (who consumes it),
 //! `q.db.guard` (held while it is opened) and `q.db.wake` (where its consumer is woken).
 //!
+//! For its operator there are [`stats`](SqliteQueue::stats), dead letters
+//! ([`requeue`](SqliteQueue::requeue), [`purge`](SqliteQueue::purge)), [`check`],
+//! [`backup`](SqliteQueue::backup), [`compact`](SqliteQueue::compact),
+//! [`export`](SqliteQueue::export) and [`import`](SqliteQueue::import): all beside a consumer that runs.
+//!
 //! Beside the queue stand two tables for the user's own database, each written in the user's own
 //! transaction: an [`Outbox`], whose messages a [`Relay`] sends once they are committed, and an
 //! [`Inbox`], which says whether a message had its effect already.
@@ -30,6 +35,14 @@ mod queue;
 mod dequeue;
 mod poller;
 mod read;
+
+mod backup;
+mod check;
+mod dead;
+mod export;
+mod filter;
+mod import;
+mod stats;
 mod upkeep;
 
 mod lock;
@@ -43,6 +56,8 @@ mod table;
 mod apply;
 mod claims;
 mod group;
+mod line;
+mod parcel;
 mod row;
 mod shared;
 mod tray;
@@ -54,8 +69,14 @@ mod file;
 mod schema;
 mod sql;
 
+pub use backup::{BackedUp, Compacted};
+pub use check::{Checked, Finding, Severity, check};
+pub use dead::{DeadLetter, Requeued, Settled};
 pub use dequeue::{Claimed, Enqueued, Settlement};
 pub use error::QueueError;
+pub use export::Exported;
+pub use filter::Filter;
+pub use import::{ImportEvent, Imported, Take};
 pub use inbox::Inbox;
 pub use lock::{ConsumerLock, side_file};
 pub use outbox::{Outbox, Refused};
@@ -64,6 +85,7 @@ pub use producer::{Audit, Kept, ProducerCounts, ProducerRecord, RowCounts};
 pub use queue::{Durability, QueueOptions, Role, SqliteQueue, TakenOver};
 pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, Page};
 pub use relay::{Relay, RelayStatus, Ticket};
-pub use upkeep::{DeadLetter, Stats};
+pub use schema::{MigrationStatus, migration_status};
+pub use stats::{Stats, TOP_ROWS_MAX, Top};
 pub use wake::Watch;
 pub use write::{Due, Existing, HeldKey, NewRow, Origin, RowState, Write, Written};

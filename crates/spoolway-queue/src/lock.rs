@@ -87,6 +87,24 @@ impl ConsumerLock {
         }
     }
 
+    /// Whether someone holds the lock on `side_file`. Ask now and then only: for a moment the question itself holds
+    /// it, if nobody does.
+    ///
+    /// # Errors
+    ///
+    /// What the file system said.
+    pub fn is_held(side_file: &Path) -> Result<bool, QueueError> {
+        match File::open(side_file) {
+            Ok(file) => match file.try_lock_shared() {
+                Ok(()) => Ok(false),
+                Err(TryLockError::WouldBlock) => Ok(true),
+                Err(TryLockError::Error(error)) => Err(QueueError::io(side_file, error)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(QueueError::io(side_file, error)),
+        }
+    }
+
     /// The process id written in `side_file`, whether or not it is still alive.
     pub fn owner(side_file: &Path) -> Option<u32> {
         read_pid(&mut File::open(side_file).ok()?)
@@ -198,7 +216,9 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+        assert!(ConsumerLock::is_held(&side).unwrap());
         drop(lock);
+        assert!(!ConsumerLock::is_held(&side).unwrap());
         assert_eq!(ConsumerLock::acquire(&side).unwrap().path(), side);
         assert!(side.exists(), "never unlinked");
     }

@@ -282,21 +282,29 @@ impl SqliteQueue {
     /// What reading the file ran into.
     pub fn audit(&self) -> Result<Vec<Audit>, QueueError> {
         self.shared().snapshot(|conn, _| {
-            let pending: BTreeMap<String, u64> = conn
-                .prepare_cached(sql::PENDING_OF_PRODUCERS)?
-                .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect::<Result<_, _>>()?;
-            let records = conn
-                .prepare_cached(sql::PRODUCERS)?
-                .query_map((), record)?
-                .collect::<Result<Vec<_>, _>>()?;
-            let pending_of = |record: &ProducerRecord| {
-                let pending = pending.get(&record.producer.to_string());
-                record.audit(pending.copied().unwrap_or(0))
-            };
-            Ok(records.iter().map(pending_of).collect())
+            let records = with_pending(conn)?;
+            let audits = records.iter();
+            Ok(audits
+                .map(|(record, pending)| record.audit(*pending))
+                .collect())
         })
     }
+}
+
+/// Every producer, the oldest first, with how many of its rows are unprocessed.
+pub(crate) fn with_pending(conn: &Connection) -> rusqlite::Result<Vec<(ProducerRecord, u64)>> {
+    let pending: BTreeMap<String, u64> = conn
+        .prepare_cached(sql::PENDING_OF_PRODUCERS)?
+        .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    conn.prepare_cached(sql::PRODUCERS)?
+        .query_map((), |row| {
+            let record = record(row)?;
+            let pending = pending.get(&record.producer.to_string());
+            let pending = pending.copied().unwrap_or(0);
+            Ok((record, pending))
+        })?
+        .collect()
 }
 
 /// The outcome that is kept for a message: the same pair, and the same id or content.

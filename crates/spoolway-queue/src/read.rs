@@ -56,7 +56,8 @@ pub struct Candidate {
     pub message: Arc<Message>,
     /// Handler starts so far.
     pub attempts: u32,
-    /// Times requeued or replayed; above 0 it runs outside the lanes and is never a copy.
+    /// Times requeued or replayed; above 0 it runs outside the lanes, late or not, and is never a
+    /// copy.
     pub delivery: u32,
     /// It may be what killed its consumer.
     pub suspect: bool,

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::str::FromStr;
 
 use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
 use spoolway_proto::QueueId;
 use uuid::Uuid;
 
-use crate::{QueueError, sql};
+use crate::{QueueError, file, sql};
 
 /// The lowest SQLite with the fix for the WAL-reset bug (3.7.0 to 3.51.2): two connections that
 /// write and checkpoint at once could damage the file.
@@ -23,8 +24,12 @@ pub(crate) const META_IDENTITY: &str = "identity";
 pub(crate) const META_OWNER: &str = "owner";
 pub(crate) const META_CLEAN: &str = "clean_shutdown";
 
-/// The version a migration brings the file to, and its statements.
-const MIGRATIONS: &[(i64, &str)] = &[(1_000, include_str!("../migrations/0001_queue.sql"))];
+/// The version a migration brings the file to, its name, and its statements.
+const MIGRATIONS: &[(i64, &str, &str)] = &[(
+    1_000,
+    "0001_queue",
+    include_str!("../migrations/0001_queue.sql"),
+)];
 
 const MAJOR: i64 = 1_000;
 
@@ -110,23 +115,78 @@ pub(crate) fn prepare(conn: &Connection, path: &Path, migrates: bool) -> Result<
         }
         Found::Ours(version) => version,
     };
-    let known = MIGRATIONS.last().map_or(0, |&(version, _)| version);
-    if version / MAJOR > known / MAJOR {
-        return Err(QueueError::TooNew {
-            path: path.into(),
-            found: version / MAJOR,
-            known: known / MAJOR,
-        });
-    }
-    if version == 0 || (migrates && version < known) {
+    check_version(path, version)?;
+    if version == 0 || (migrates && version < known()) {
         migrate(conn, version).map_err(failed)?;
     }
     Ok(())
 }
 
+/// The version that this program brings a file to.
+pub(crate) fn known() -> i64 {
+    MIGRATIONS.last().map_or(0, |&(version, ..)| version)
+}
+
+/// The major version: what decides whether a program can use a file.
+pub(crate) fn major(version: i64) -> i64 {
+    version / MAJOR
+}
+
+/// Which migrations a queue file has, and which it would get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MigrationStatus {
+    /// The version of the file, 1000 · major + minor; `None`: it is empty.
+    pub file: Option<i64>,
+    /// The version that this program brings a file to.
+    pub program: i64,
+    /// What the next consumer of this version would apply, in order; for an empty file whoever
+    /// opens it.
+    pub pending: Vec<&'static str>,
+    /// Whether this program can use the file: its major version is not higher.
+    pub usable: bool,
+}
+
+/// Says which migrations a queue file has. Reads only. Blocks.
+///
+/// # Errors
+///
+/// [`QueueError::NotOurs`], or what reading the file ran into.
+pub fn migration_status(path: impl AsRef<Path>) -> Result<MigrationStatus, QueueError> {
+    let path = file::resolve(path.as_ref())?;
+    let found = file::connect_reader(&path).and_then(|conn| inspect(&conn));
+    let version = match found.map_err(|error| QueueError::sql(&path, error))? {
+        Found::Empty => None,
+        Found::Ours(version) => Some(version),
+        Found::Foreign(found) => return Err(QueueError::NotOurs { path, found }),
+    };
+    let newer = |&&(to, ..): &&(i64, &str, &str)| to > version.unwrap_or(0);
+    Ok(MigrationStatus {
+        file: version,
+        program: known(),
+        pending: MIGRATIONS
+            .iter()
+            .filter(newer)
+            .map(|&(_, name, _)| name)
+            .collect(),
+        usable: major(version.unwrap_or(0)) <= major(known()),
+    })
+}
+
+/// Refuses a higher major version.
+pub(crate) fn check_version(path: &Path, version: i64) -> Result<(), QueueError> {
+    match major(version) > major(known()) {
+        true => Err(QueueError::TooNew {
+            path: path.into(),
+            found: major(version),
+            known: major(known()),
+        }),
+        false => Ok(()),
+    }
+}
+
 /// Applies what is newer than `version`, each migration in a transaction of its own.
 pub(crate) fn migrate(conn: &Connection, version: i64) -> rusqlite::Result<()> {
-    for &(to, statements) in MIGRATIONS.iter().filter(|&&(to, _)| to > version) {
+    for &(to, _, statements) in MIGRATIONS.iter().filter(|&&(to, ..)| to > version) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         // Another process may have done it while this one waited for the lock.
         let now: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;

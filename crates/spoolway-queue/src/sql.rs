@@ -1,6 +1,7 @@
-//! Every statement, in the order a message lives: enqueue, read, claim, settle, count, clean up.
-//! Those on the tables in a user's own database are in [`user`].
+//! Every statement, in the order a message lives: enqueue, read, claim, settle, clean up. Those of
+//! an operator are in [`upkeep`], those on the tables in a user's own database in [`user`].
 
+pub(crate) mod upkeep;
 pub(crate) mod user;
 
 /// Where the id is new. 0 rows changed: its row lives, see [`EXISTING`].
@@ -125,23 +126,6 @@ pub(crate) const META_SET: &str = "INSERT INTO meta (name, value) VALUES (?1, ?2
     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 pub(crate) const META_CLEAR: &str = "DELETE FROM meta WHERE name = ?1";
 
-pub(crate) const COUNT_PENDING: &str =
-    "SELECT count(*), min(seq) FROM message_queue WHERE processed = 0";
-pub(crate) const COUNT_DELAYED: &str = "SELECT count(*) FROM message_queue \
-    WHERE processed = 0 AND due_at IS NOT NULL \
-    AND CASE WHEN due_boot IS NULL THEN due_at > ?1 WHEN due_boot = ?2 THEN due_at > ?3 ELSE 0 END";
-pub(crate) const COUNT_PROCESSED: &str = "SELECT count(*) FROM message_queue WHERE processed = 1";
-pub(crate) const COUNT_DEAD: &str = "SELECT count(*) FROM message_queue WHERE processed = 2";
-pub(crate) const COUNT_SUSPECT: &str =
-    "SELECT count(*) FROM message_queue WHERE processed = 0 AND suspect = 1";
-pub(crate) const COUNT_CLAIMED: &str = "SELECT count(*) FROM claim JOIN message_queue \
-    ON message_queue.seq BETWEEN claim.first_seq AND claim.last_seq WHERE message_queue.processed = 0";
-pub(crate) const COUNT_BY_TYPE: &str = "SELECT type, count(*) AS messages FROM message_queue \
-    WHERE processed = 0 GROUP BY type ORDER BY messages DESC, type LIMIT ?1";
-pub(crate) const DEAD_LETTERS: &str = "SELECT message_id, dead_reason, last_error FROM message_queue \
-    WHERE processed = 2 ORDER BY processed_at, seq LIMIT ?1";
-pub(crate) const OLDEST_PENDING: &str = "SELECT created_at FROM message_queue WHERE seq = ?1";
-
 pub(crate) const TRIM_PROCESSED: &str = "DELETE FROM message_queue WHERE seq IN (SELECT seq FROM message_queue \
     WHERE processed = 1 AND processed_at <= ?1 ORDER BY processed_at LIMIT ?2)";
 /// A foreign reader may mark rows without saying when.
@@ -197,15 +181,6 @@ pub(crate) const ALL: &[&str] = &[
     META,
     META_SET,
     META_CLEAR,
-    COUNT_PENDING,
-    COUNT_DELAYED,
-    COUNT_PROCESSED,
-    COUNT_DEAD,
-    COUNT_SUSPECT,
-    COUNT_CLAIMED,
-    COUNT_BY_TYPE,
-    DEAD_LETTERS,
-    OLDEST_PENDING,
     TRIM_PROCESSED,
     TRIM_UNDATED,
     FREE_PAGES,
@@ -221,7 +196,7 @@ pub(crate) const RELEASE: &str = "RELEASE request";
 pub(crate) const ROLLBACK_TO: &str = "ROLLBACK TO request";
 
 /// Statements a connection keeps prepared: all of them, and the words of a transaction.
-pub(crate) const CACHE_CAPACITY: usize = ALL.len() + WORDS.len();
+pub(crate) const CACHE_CAPACITY: usize = ALL.len() + upkeep::ALL.len() + WORDS.len();
 
 const WORDS: &[&str] = &[BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK_TO];
 
@@ -231,7 +206,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    fn fresh() -> Connection {
+    pub(crate) fn fresh() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
         crate::schema::migrate(&conn, 0).unwrap();
         conn
@@ -255,7 +230,7 @@ pub(crate) mod tests {
     #[test]
     fn every_statement_prepares_on_a_fresh_file() {
         let conn = fresh();
-        for statement in ALL {
+        for statement in ALL.iter().chain(upkeep::ALL) {
             conn.prepare(statement)
                 .unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
@@ -288,10 +263,6 @@ pub(crate) mod tests {
                 DROP_OUTCOMES,
                 "PRIMARY KEY (producer=? AND sequence>? AND sequence<?)",
             ),
-            (COUNT_PENDING, "message_ready"),
-            (COUNT_PROCESSED, "message_processed"),
-            (COUNT_DEAD, "message_dead"),
-            (DEAD_LETTERS, "message_dead"),
             (TRIM_PROCESSED, "INDEX message_processed (processed_at<?)"),
             (TRIM_UNDATED, "INDEX message_processed (processed_at=?)"),
         ] {

@@ -179,14 +179,14 @@ impl World {
         let conns: Vec<ConnId> = self
             .links
             .iter()
-            .filter(|(_, link)| link.run == run)
+            .filter(|(_, link)| link.run == run && link.greeted)
             .map(|(conn, _)| *conn)
             .collect();
         for conn in conns {
             let hold = Duration::from_millis(500);
             self.send_to_producer(conn, route::Event::Goodbye { hold });
         }
-        let wait = self.between(Duration::ZERO, Duration::from_secs(3));
+        let wait = self.between(Duration::ZERO, self.options.finish_within);
         self.schedule(wait, Happening::HaltIsDue { run });
         self.tell_consumer(run, Event::Drain);
     }

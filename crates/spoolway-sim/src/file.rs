@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use spoolway_consumer::machine::Now;
+use spoolway_consumer::machine::{Now, OnDead};
 use spoolway_proto::{Epoch, InstanceId, Key, Message, MessageId, Outcome, ProducerId, Timestamp};
 use spoolway_queue::{
     Audit, Before, Candidate, Cursor, Due, Existing, Kept, NewRow, Origin, Page, ProducerCounts,
@@ -59,6 +59,9 @@ pub(crate) struct File {
     producers: BTreeMap<ProducerId, ProducerRecord>,
     outcomes: BTreeMap<(ProducerId, u64), Kept>,
     held: BTreeSet<Key>,
+    /// What a dead letter is to mean, and the keys that are to be stopped by one: for the checks alone.
+    on_dead: OnDead,
+    stopped: BTreeSet<Key>,
     /// The owner that gave it up in order.
     clean: Option<InstanceId>,
     /// How often another file came to the path.
@@ -67,6 +70,15 @@ pub(crate) struct File {
 }
 
 impl File {
+    /// An empty file, by so many the next one at the path.
+    pub(crate) fn new(on_dead: OnDead, generation: u64) -> Self {
+        Self {
+            on_dead,
+            generation,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn row_of(&self, id: &MessageId) -> Option<&Row> {
         self.by_id.get(id).map(|seq| &self.rows[seq])
     }
@@ -211,7 +223,24 @@ impl File {
         self.producers.values().map(audit).collect()
     }
 
+    /// Somebody deletes an unprocessed row by other means than ours; which message it was.
+    pub(crate) fn lose_row(&mut self) -> Option<MessageId> {
+        let seq = self.pending.pop_first()?;
+        let row = self.rows.remove(&seq)?;
+        self.claims.remove(&seq);
+        self.by_id.remove(&row.message.id);
+        for lane in self.lanes.values_mut() {
+            lane.remove(&seq);
+        }
+        Some(row.message.id.clone())
+    }
+
     // ---- keys
+
+    /// Whether a dead letter stops the key, and nobody has released it since.
+    pub(crate) fn is_stopped(&self, key: &str) -> bool {
+        self.stopped.iter().any(|stopped| stopped.as_str() == key)
+    }
 
     pub(crate) fn held(&self) -> Vec<Key> {
         self.held.iter().cloned().collect()
@@ -219,6 +248,7 @@ impl File {
 
     /// Somebody releases every key that is stopped; whether there was one.
     pub(crate) fn release_keys(&mut self) -> bool {
+        self.stopped.clear();
         !std::mem::take(&mut self.held).is_empty()
     }
 
@@ -301,6 +331,9 @@ impl File {
             return;
         }
         row.state = state;
+        if let (Existing::Dead, OnDead::Hold, Some(key)) = (state, self.on_dead, &row.message.key) {
+            self.stopped.insert(key.clone());
+        }
         self.pending.remove(&seq);
         if let Some(lane) = row
             .message

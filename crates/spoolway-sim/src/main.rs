@@ -58,7 +58,14 @@ fn main() -> ExitCode {
         start.elapsed().as_secs_f64()
     );
     if count > 1 {
-        println!("{coverage}\nnot reached: {}", coverage.missed().join(", "));
+        let cells = |cells: Vec<(&str, &str)>| {
+            let named = cells
+                .iter()
+                .map(|(state, event)| format!("{state} x {event}"));
+            named.collect::<Vec<_>>().join(", ")
+        };
+        println!("{coverage}\nnot reached: {}", cells(coverage.missed()));
+        println!("reached, and impossible: {}", cells(coverage.impossible()));
     }
     ExitCode::SUCCESS
 }

@@ -37,10 +37,14 @@ pub struct Options {
     pub later_share: f64,
     pub poison_share: f64,
     pub late_packet_share: f64,
+    /// Dials that hang for a while, some longer than anybody waits for them.
+    pub late_dial_share: f64,
     pub late_commit_share: f64,
     pub lost_wake_share: f64,
     pub kills: f64,
     pub restarts: f64,
+    /// How long a consumer that was asked to end has to finish, at most.
+    pub finish_within: Duration,
     pub stops: f64,
     pub cuts: f64,
     pub producer_kills: f64,
@@ -56,6 +60,8 @@ pub struct Options {
     pub restores: f64,
     /// Another file, an empty one, comes to the path of the queue file under a running consumer.
     pub replaces: f64,
+    /// A row is deleted behind everyone's back while no consumer runs: never drawn, since the audit must miss it.
+    pub thefts: f64,
 }
 
 impl Options {
@@ -90,22 +96,25 @@ impl Options {
             late_commit_share: pick(rng, &[0.0, 0.02, 0.2]),
             lost_wake_share: pick(rng, &[0.0, 0.3]),
             kills: pick(rng, &[0.0, 0.3, 2.0]),
-            restarts: pick(rng, &[0.0, 0.0, 0.3]),
-            stops: pick(rng, &[0.0, 0.0, 0.3]),
+            restarts: pick(rng, &[0.0, 0.0, 0.3, 2.0]),
+            stops: pick(rng, &[0.0, 0.0, 0.3, 1.0]),
             cuts: pick(rng, &[0.0, 1.0, 10.0]),
             producer_kills: pick(rng, &[0.0, 0.0, 0.2]),
-            disk_full: pick(rng, &[0.0, 0.0, 0.2, 1.0]),
-            half_commit_share: pick(rng, &[0.0, 0.0, 0.05]),
+            disk_full: pick(rng, &[0.0, 0.0, 0.2, 1.0, 3.0]),
+            half_commit_share: pick(rng, &[0.0, 0.0, 0.05, 0.3]),
             on_full: pick(
                 rng,
                 &[OnFull::Wait, OnFull::Wait, OnFull::Spool, OnFull::Error],
             ),
-            producer_ends: pick(rng, &[0.0, 0.0, 0.2]),
-            flushes: pick(rng, &[0.0, 1.0]),
+            producer_ends: pick(rng, &[0.0, 0.0, 0.2, 2.0]),
+            flushes: pick(rng, &[0.0, 1.0, 20.0]),
             clock_jumps: pick(rng, &[0.0, 0.0, 0.5]),
             saves: pick(rng, &[0.0, 0.0, 1.0]),
             restores: pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.1]),
-            replaces: pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.1]),
+            replaces: pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 1.0]),
+            late_dial_share: pick(rng, &[0.0, 0.0, 0.05, 0.3]),
+            finish_within: Duration::from_millis(pick(rng, &[5, 3_000, 3_000])),
+            thefts: 0.0,
         }
     }
 }

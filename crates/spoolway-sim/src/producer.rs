@@ -23,6 +23,8 @@ pub(crate) struct Producer {
     pub(crate) sender: Sender,
     route: Route<Arc<Message>>,
     conn: Option<ConnId>,
+    /// The dial under way.
+    dial: Option<u64>,
     /// Messages still to be sent.
     pub(crate) left: usize,
     tick_at: Option<u64>,
@@ -53,6 +55,7 @@ impl World {
             sender,
             route: Route::new(self.mono(), config, seed),
             conn: None,
+            dial: None,
             left,
             tick_at: None,
             spools: VecDeque::new(),
@@ -192,11 +195,12 @@ impl World {
         current.then_some((link.producer, link.sender))
     }
 
-    pub(crate) fn dialled(&mut self, index: usize, sender: Sender) {
-        if self.producers[index].sender != sender {
+    pub(crate) fn dialled(&mut self, index: usize, sender: Sender, dial: u64) {
+        let producer = &mut self.producers[index];
+        if producer.sender != sender || producer.dial.take_if(|known| *known == dial).is_none() {
             return;
         }
-        if self.consumer.listens() {
+        if self.consumer.listens() && !self.backlog_full {
             let conn = self.open_link(index, sender);
             self.producers[index].conn = Some(conn);
             self.tell_producer(index, sender, Event::Connected);
@@ -245,16 +249,23 @@ impl World {
         }
         match action {
             Action::Dial => {
-                let wait = self.between(Duration::from_micros(10), Duration::from_micros(300));
+                let dial = self.next_dial;
+                self.next_dial += 1;
+                self.producers[index].dial = Some(dial);
+                let late = self.rng.random_bool(self.options.late_dial_share);
+                let most = Duration::from_micros(if late { 2_000_000 } else { 300 });
+                let wait = self.between(Duration::from_micros(10), most);
                 self.schedule(
                     wait,
                     Happening::Dialled {
                         producer: index,
                         sender,
+                        dial,
                     },
                 );
             }
             Action::HangUp => {
+                self.producers[index].dial = None;
                 if let Some(conn) = self.producers[index].conn.take() {
                     self.close_producer_end(conn);
                 }

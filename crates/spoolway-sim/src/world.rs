@@ -30,6 +30,8 @@ pub struct Report {
     pub doubles: u64,
     /// Runs of the consumer.
     pub consumers: u64,
+    /// Rows that were deleted behind everyone's back.
+    pub stolen: u64,
     /// Simulated time.
     pub time: Duration,
 }
@@ -49,6 +51,7 @@ pub(crate) enum Happening {
     Dialled {
         producer: usize,
         sender: Sender,
+        dial: u64,
     },
     ProducerTick {
         producer: usize,
@@ -130,9 +133,10 @@ pub(crate) enum Fault {
     Save,
     Restore,
     Replace,
+    Theft,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     Fault::Kill,
     Fault::Restart,
     Fault::Stop,
@@ -145,6 +149,7 @@ const FAULTS: [Fault; 12] = [
     Fault::Save,
     Fault::Restore,
     Fault::Replace,
+    Fault::Theft,
 ];
 
 /// A connection: two directions, each in order.
@@ -155,6 +160,8 @@ pub(crate) struct Link {
     pub(crate) run: Run,
     pub(crate) producer_open: bool,
     pub(crate) consumer_open: bool,
+    /// Whether hello was answered on it: before, the consumer says nothing.
+    pub(crate) greeted: bool,
     to_consumer: u64,
     to_producer: u64,
     /// Nothing arrives after this, either way.
@@ -179,16 +186,21 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) disk_full: bool,
     pub(crate) next_sender: Sender,
+    pub(crate) next_dial: u64,
     pub(crate) sent: u64,
     /// What waits for a stopped consumer.
     frozen: VecDeque<Happening>,
     /// What connections brought meanwhile, until they are read.
     unread: BTreeMap<ConnId, VecDeque<Happening>>,
     stopped: bool,
+    /// Nobody accepts for a stopped consumer, so dials may find no room.
+    pub(crate) backlog_full: bool,
     pub(crate) calm: bool,
     pub(crate) coverage: Coverage,
     /// How far the wall clock was set, in milliseconds.
     wall_offset: i64,
+    /// When the last of the files that came to the path is noticed.
+    noticed: u64,
     /// An earlier state of the queue file.
     snapshot: Option<File>,
 }
@@ -235,17 +247,20 @@ impl World {
             next_conn: 1,
             producers: Vec::new(),
             consumer: Consumer::down(),
-            file: File::default(),
+            file: File::new(options.on_dead, 0),
             ledger: Ledger::default(),
             disk_full: false,
             next_sender: 1,
+            next_dial: 1,
             sent: 0,
             frozen: VecDeque::new(),
             unread: BTreeMap::new(),
             stopped: false,
+            backlog_full: false,
             calm: false,
             coverage: Coverage::default(),
             wall_offset: 0,
+            noticed: 0,
             snapshot: None,
             options,
         };
@@ -301,6 +316,7 @@ impl World {
                 processed: self.ledger.processed(),
                 doubles: self.ledger.doubles,
                 consumers: u64::from(self.consumer.run),
+                stolen: self.ledger.stolen,
                 time: Duration::from_nanos(self.clock),
             }),
         }
@@ -345,7 +361,11 @@ impl World {
             Happening::Sends(producer) => self.producer_sends(producer),
             Happening::ToProducer { conn, event } => self.producer_hears(conn, event),
             Happening::ProducerClosed { conn } => self.producer_closed(conn),
-            Happening::Dialled { producer, sender } => self.dialled(producer, sender),
+            Happening::Dialled {
+                producer,
+                sender,
+                dial,
+            } => self.dialled(producer, sender, dial),
             Happening::ProducerTick { producer, sender } => self.producer_tick(producer, sender),
             Happening::SpoolApplies { producer, sender } => self.spool_applies(producer, sender),
             Happening::Spooled {
@@ -405,6 +425,7 @@ impl World {
             Fault::Save => self.options.saves,
             Fault::Restore => self.options.restores,
             Fault::Replace => self.options.replaces,
+            Fault::Theft => self.options.thefts,
         };
         if rate > 0.0 && !self.calm {
             let wait = self.rng.random_range(0.0..2.0) / rate;
@@ -421,7 +442,11 @@ impl World {
             Fault::Restart => self.drain_consumer(),
             Fault::Stop if self.consumer.is_up() && !self.stopped => {
                 self.stopped = true;
-                let wait = self.between(Duration::from_millis(10), Duration::from_secs(8));
+                self.backlog_full = self.rng.random_bool(0.5);
+                // Half of them outlast the silence after which producers leave.
+                let long = self.rng.random_bool(0.5);
+                let (least, most) = if long { (5_300, 9_000) } else { (10, 5_300) };
+                let wait = self.between(Duration::from_millis(least), Duration::from_millis(most));
                 self.schedule(wait, Happening::Resumes);
             }
             Fault::Stop => {}
@@ -452,6 +477,12 @@ impl World {
             Fault::Restore => self.restore(),
             Fault::Replace if self.consumer.is_up() && !self.stopped => self.replace(),
             Fault::Replace => {}
+            Fault::Theft if !self.consumer.is_up() => {
+                if let Some(id) = self.file.lose_row() {
+                    self.ledger.stolen(id);
+                }
+            }
+            Fault::Theft => {}
         }
         self.schedule_fault(fault);
     }
@@ -472,25 +503,26 @@ impl World {
     fn replace(&mut self) {
         self.ledger.forgive();
         let generation = self.file.generation + 1;
-        self.file = File::default();
-        self.file.generation = generation;
+        self.file = File::new(self.options.on_dead, generation);
         let run = self.consumer.run;
         let wait = self.between(Duration::from_micros(50), Duration::from_millis(20));
         let event = Event::Replaced { generation };
         // One thread writes, and answers in order: what went into the old file was answered before.
-        let at = (self.clock + wait.as_nanos() as u64).max(self.consumer.answered + 1);
-        self.schedule_at(at, Happening::Inside { run, event });
+        let last = self.noticed.max(self.consumer.answered);
+        self.noticed = (self.clock + nanos(wait)).max(last + 1);
+        self.schedule_at(self.noticed, Happening::Inside { run, event });
     }
 
     /// What waited is met in the order of each connection, and the connections are read sooner or later: rows that
     /// were written meanwhile may be read before.
     fn resumes(&mut self) {
         self.stopped = false;
+        self.backlog_full = false;
         for happening in std::mem::take(&mut self.frozen) {
             match happening.connection() {
                 Some(conn) if !self.unread.contains_key(&conn) => {
                     self.unread.insert(conn, VecDeque::from([happening]));
-                    let wait = self.between(Duration::ZERO, Duration::from_millis(30));
+                    let wait = self.between(Duration::ZERO, Duration::from_millis(400));
                     self.schedule(wait, Happening::IsRead { conn });
                 }
                 _ => self.happen(happening),
@@ -507,6 +539,7 @@ impl World {
     /// A killed process is not stopped any more, and nothing reaches it.
     pub(crate) fn thaw(&mut self) {
         self.stopped = false;
+        self.backlog_full = false;
         self.frozen.clear();
         self.unread.clear();
     }
@@ -549,6 +582,7 @@ impl World {
         let Some(link) = self.links.get_mut(&conn) else {
             return;
         };
+        link.greeted |= matches!(event, route::Event::Greeted { .. });
         let at = (self.clock + delay).max(link.to_producer + 1);
         link.to_producer = at;
         if at <= link.cut_at && link.consumer_open {
@@ -587,6 +621,7 @@ impl World {
             run: self.consumer.run,
             producer_open: true,
             consumer_open: true,
+            greeted: false,
             to_consumer: self.clock,
             to_producer: self.clock,
             cut_at: u64::MAX,

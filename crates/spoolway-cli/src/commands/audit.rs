@@ -108,12 +108,12 @@ fn missing(total: &Total, database: &Path) -> Failure {
     );
     Failure::new(exit::BROKEN, "missing", what)
         .because(
-            "rows were deleted by other means than `spoolway cleanup`, the queue file was replaced or is an older \
-             copy, or this is a bug",
+            "rows were deleted by other means than `cleanup`, `dead purge` and `queue import --move`, the queue file was \
+             replaced or is an older copy, or this is a bug",
         )
         .help(format!(
-            "keep a copy (`sqlite3 {} '.backup missing.db'`), look for other queue files of these producers, and \
-             report it if there are none",
+            "keep a copy of {} (`spoolway queue backup missing.db`), look for other queue files of these producers, \
+             and report it if there are none",
             database.display()
         ))
 }

@@ -11,7 +11,6 @@ use spoolway::queue::{ConsumerLock, QueueOptions, Stats};
 
 use crate::args::Replay;
 use crate::failure::{Failure, exit};
-use crate::lock::is_locked;
 use crate::output::{print, print_json};
 use crate::paths::Places;
 use crate::units::{count, plural};
@@ -122,7 +121,7 @@ impl Held {
         if self.seen.is_some_and(|at| at.elapsed() < ALIVE_EVERY) {
             return Ok(true);
         }
-        let held = is_locked(&self.lock)?;
+        let held = ConsumerLock::is_held(&self.lock)?;
         if held {
             self.seen = Some(Instant::now());
         }

@@ -10,7 +10,6 @@ use tokio::task::spawn_blocking;
 
 use crate::args::{KeyDoes, Remembers, Serve};
 use crate::failure::{Failure, exit};
-use crate::lock::is_locked;
 use crate::output::tell;
 use crate::paths::Places;
 use crate::signals::Signals;
@@ -105,7 +104,7 @@ pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, 
 fn predecessor(places: &Places) -> Result<Option<String>, Failure> {
     for path in [&places.socket, &places.database] {
         let lock = side_file(path, ".lock");
-        if is_locked(&lock)? {
+        if ConsumerLock::is_held(&lock)? {
             let pid =
                 ConsumerLock::owner(&lock).map_or(String::new(), |pid| format!(" (pid {pid})"));
             return Ok(Some(format!(

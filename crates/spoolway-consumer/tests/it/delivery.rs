@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use spoolway_consumer::{Delivery, Finish};
+use spoolway_queue::{Filter, QueueOptions, SqliteQueue};
 use tokio::sync::Semaphore;
 
 use crate::support::{Rig, Seen, message, until};
@@ -90,6 +91,46 @@ async fn a_handler_that_fails_is_tried_again_from_the_file_until_it_is_dead() {
     assert_eq!(attempts.load(Ordering::SeqCst), 3);
     let summary = running.stop().await;
     assert_eq!((summary.failed, summary.stored, summary.dead), (3, 1, 1));
+}
+
+#[tokio::test]
+async fn a_requeued_dead_letter_runs_again_late_or_not_and_its_handler_is_told() {
+    let mut rig = Rig::new();
+    rig.config.machine.retries.default.attempts_max = 2;
+    let seen = Seen::default();
+    let noted = seen.clone();
+    let builder = rig.builder().default(move |delivery: Delivery| {
+        noted.note(&delivery);
+        async move {
+            match delivery.replayed {
+                true => Ok(()),
+                false => Err("not yet"),
+            }
+        }
+    });
+    let running = rig.start(builder).await;
+    let mut peer = rig.peer().await;
+    peer.hello(1, 1, 1).await;
+    peer.send(message("a")).await;
+    assert_eq!(peer.outcome(1).await, "stored");
+    peer.send(json!({"id": "late", "type": "task", "payload": 1, "timestamp": 1, "ttl_ms": 1}))
+        .await;
+    assert_eq!(peer.outcome(2).await, "dead: expired");
+    let is = |id, state| rig.row(id).is_some_and(|row| row.processed == state);
+    until("both are dead", || is("a", 2) && is("late", 2)).await;
+
+    let (path, filter) = (rig.queue(), Filter::default());
+    let requeue = move || {
+        let queue = SqliteQueue::open(path, QueueOptions::default())?;
+        queue.requeue(&filter)
+    };
+    let requeued = tokio::task::spawn_blocking(requeue).await.unwrap();
+    assert_eq!(requeued.unwrap(), 2);
+    until("both are processed", || is("a", 1) && is("late", 1)).await;
+    let again: Vec<_> = seen.all().into_iter().filter(|run| run.replayed).collect();
+    assert_eq!(again.len(), 2);
+    assert!(again.iter().all(|run| run.attempt == 1), "{again:?}");
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -92,6 +92,22 @@ pub(crate) const DISCARD: &str =
     "DELETE FROM \"{table}\" WHERE message_id = ?1 AND failed_at IS NOT NULL";
 pub(crate) const COUNT: &str = "SELECT count(*), count(failed_at) FROM \"{table}\"";
 
+/// As [`upkeep::ROWS`](crate::sql::upkeep::ROWS), for an import, and what goes with `--move`.
+pub(crate) const OUTBOX_ROWS: &str = "SELECT seq, message_id, type, payload, timestamp, attributes, key, NULL, \
+    0, 0, 0, NULL, NULL, NULL, crc, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM \"{table}\" \
+    WHERE failed_at IS NULL AND seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3";
+pub(crate) const OUTBOX_MOVED: &str = "DELETE FROM \"{table}\" \
+    WHERE seq = ?1 AND message_id = ?2 AND ?3 = 0 AND failed_at IS NULL";
+/// A queue of FlowTrace, of which only these columns are sure.
+pub(crate) const FLOWTRACE_COLUMNS: &[&str] =
+    &["message_id", "type", "payload", "timestamp", "processed"];
+pub(crate) const FLOWTRACE_ROWS: &str = "SELECT rowid, message_id, type, payload, timestamp, NULL, NULL, NULL, \
+    0, 0, 0, NULL, NULL, NULL, NULL, processed, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL \
+    FROM \"{table}\" WHERE rowid > ?1 AND rowid <= ?2 ORDER BY rowid LIMIT ?3";
+pub(crate) const FLOWTRACE_MOVED: &str = "DELETE FROM \"{table}\" \
+    WHERE rowid = ?1 AND message_id = ?2 AND coalesce(processed, 0) = ?3";
+pub(crate) const TABLES: &str = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
+
 pub(crate) const COLUMNS: &str = "SELECT name FROM pragma_table_info(?1)";
 
 #[cfg(test)]

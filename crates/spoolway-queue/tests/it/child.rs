@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use spoolway_queue::{QueueOptions, SqliteQueue};
 
 use crate::support::{Database, consumer, message, row};
-use crate::{inbox, outbox, poller};
+use crate::{inbox, outbox, poller, transfer};
 
 const PART: &str = "SPOOLWAY_TEST_PART";
 const FILE: &str = "SPOOLWAY_TEST_FILE";
@@ -58,6 +58,13 @@ impl Process {
     /// Lets the part go on.
     pub(crate) fn go(&mut self) {
         self.child.stdin.take();
+    }
+
+    /// Lets the part do its next step.
+    pub(crate) fn step(&mut self) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(b"\n").unwrap();
+        stdin.flush().unwrap();
     }
 
     pub(crate) fn kill(&mut self) {
@@ -111,6 +118,7 @@ fn part() {
         "outbox-enqueued" => outbox::enqueue_until("enqueued", &Database::at(&path)),
         "outbox-committed" => outbox::enqueue_until("committed", &Database::at(&path)),
         "outbox-relay" => outbox::relay_until_killed(&Database::at(&path)),
+        "move" => transfer::move_step_by_step(Path::new(&path)),
         other => panic!("no part {other:?}"),
     }
 }

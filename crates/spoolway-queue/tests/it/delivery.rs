@@ -590,8 +590,10 @@ fn statistics_count_every_state() {
         (3, 1, 1, 0)
     );
     assert_eq!((stats.processed, stats.dead), (1, 1));
-    assert_eq!(stats.pending_by_type["task"], 2);
-    assert_eq!(stats.pending_by_type["command"], 1);
+    assert_eq!((stats.ready, stats.retries, stats.held), (1, 1, 0));
+    assert_eq!(stats.dead_by_reason["no_route"], 1);
+    let top = queue.top(1).unwrap();
+    assert_eq!((top.types, top.exact), (vec![("task".to_owned(), 2)], true));
     assert!(stats.oldest_pending_age_s.unwrap() < 60);
     assert!(stats.wal_bytes > 0 && stats.identity == queue.identity());
 }

@@ -6,13 +6,16 @@
 
 mod child;
 mod claims;
+mod dead;
 mod delivery;
 mod faults;
 mod files;
 mod inbox;
+mod maintenance;
 mod outbox;
 mod poller;
 mod producers;
 mod support;
+mod transfer;
 mod wake;
 mod writers;

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use spoolway_proto::Message;
-use spoolway_queue::{Claimed, PollerOptions, SqliteQueue, SqliteQueuePoller};
+use spoolway_queue::{Claimed, Filter, PollerOptions, SqliteQueue, SqliteQueuePoller};
 
 use crate::child;
 use crate::support::{DEADLINE, Fixture, consumer, message, wait_until};
@@ -62,7 +62,7 @@ fn what_fails_is_tried_again_then_dead_and_its_key_waits_for_it() {
     let of_key = ran.iter().filter(|id| *id != "other");
     assert_eq!(of_key.collect::<Vec<_>>(), ["bad", "bad", "bad", "behind"]);
     poller.stop().unwrap();
-    let dead = queue.dead_letters(9).unwrap();
+    let dead = queue.dead_letters(&Filter::default(), 9).unwrap();
     assert_eq!(dead.len(), 1);
     assert_eq!(
         (dead[0].reason.as_deref(), dead[0].error.as_deref()),
@@ -83,7 +83,7 @@ fn a_panic_is_a_failure_of_that_message_alone() {
     wait_until("both are settled", || queue.stats().unwrap().pending == 0);
     assert!(poller.is_running());
     poller.stop().unwrap();
-    let dead = queue.dead_letters(9).unwrap();
+    let dead = queue.dead_letters(&Filter::default(), 9).unwrap();
     let error = dead[0].error.as_deref().unwrap();
     assert!(error.contains("never this one"), "{error}");
 }
@@ -124,7 +124,7 @@ fn a_message_that_kills_its_process_dies_of_it_and_its_neighbours_live() {
     }
     // The first kill is not known to be its fault; three attempts are.
     assert_eq!(kills, 1 + 3 + 1);
-    let dead = queue.dead_letters(9).unwrap();
+    let dead = queue.dead_letters(&Filter::default(), 9).unwrap();
     assert_eq!(dead[0].id.as_str(), "poison");
     assert_eq!(dead[0].reason.as_deref(), Some("killed"));
     assert_eq!(queue.stats().unwrap().processed, 2);

@@ -14,9 +14,9 @@ use spoolway::SqliteQueue;
 use spoolway::proto::{
     ConsumerOp, FRAME_BYTES_CEILING, FrameDecoder, ProducerOp, decode_for_producer,
 };
+use spoolway::queue::ConsumerLock;
 
 use crate::failure::Failure;
-use crate::lock::is_locked;
 use crate::units::span;
 
 /// How long the consumer may take: a commit and what waits before it.
@@ -59,7 +59,7 @@ impl Serialize for Consumer {
 
 /// Asks the consumer that owns the file, if there is one, and waits until the file has it.
 pub(super) fn newest(queue: &SqliteQueue, socket: &Path) -> Result<Consumer, Failure> {
-    if !is_locked(&queue.lock_path())? {
+    if !ConsumerLock::is_held(&queue.lock_path())? {
         return Ok(Consumer::NotRunning);
     }
     // On a thread of its own: connecting to a consumer that is stopped may take forever.
