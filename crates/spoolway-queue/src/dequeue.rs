@@ -184,6 +184,7 @@ impl SqliteQueue {
         limit: usize,
     ) -> Result<Vec<Claimed>, QueueError> {
         let (mut cursor, mut taken, mut writes) = (Cursor::default(), Vec::new(), Vec::new());
+        let mut seen = HashSet::new();
         loop {
             let page = self.candidates(cursor, limit.max(64))?;
             if page.generation != dequeuer.generation {
@@ -191,7 +192,7 @@ impl SqliteQueue {
                     path: self.path().into(),
                 });
             }
-            pick(&page, dequeuer, limit, &mut taken, &mut writes);
+            pick(&page, dequeuer, limit, &mut seen, &mut taken, &mut writes);
             cursor = page.cursor;
             if page.end || taken.len() >= limit {
                 break;
@@ -301,6 +302,7 @@ fn pick(
     page: &Page,
     dequeuer: &Dequeuer,
     limit: usize,
+    seen: &mut HashSet<i64>,
     taken: &mut Vec<Candidate>,
     writes: &mut Vec<Write>,
 ) {
@@ -323,7 +325,8 @@ fn pick(
     }
     let now = Timestamp(Now::read().wall_ms);
     for candidate in &page.candidates {
-        if dequeuer.claimed.contains(&candidate.seq) {
+        // A damaged index can name a row twice.
+        if dequeuer.claimed.contains(&candidate.seq) || !seen.insert(candidate.seq) {
             continue;
         }
         // Whoever requeues or replays a message wants it run, late or not.

@@ -271,9 +271,18 @@ impl QueueError {
     pub(crate) fn sql(path: &Path, error: rusqlite::Error) -> Self {
         let path = path.to_path_buf();
         let code = error.sqlite_error_code();
+        // A value that none of ours writes.
+        let foreign = matches!(
+            error,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..)
+        );
         let source: Source = Arc::new(error);
         let unknown = false;
         match code {
+            _ if foreign => Self::Corrupt { path, source },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy {
                 path,
                 waited: Duration::ZERO,

@@ -98,7 +98,7 @@ pub(crate) fn open(
         }
         make(path)?;
         let conn = connect(path, options)?;
-        let identity = schema::identity(&conn).map_err(|error| QueueError::sql(path, error))?;
+        let identity = schema::identity(&conn).map_err(|error| schema::unreadable(path, error))?;
         let file = OpenFile {
             conn,
             identity,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Rows, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 use spoolway_proto::{Key, Message, Outcome, Timestamp};
 
 use crate::clock::{self, Now};
@@ -238,7 +239,9 @@ fn page(
             i64::try_from(left).unwrap_or(i64::MAX),
         ])?;
         while let Some(row) = rows.next()? {
-            page.cursor.seq = row.get(0)?;
+            let seq = row.get(0)?;
+            check_order(conn, row, seq, page.cursor.seq)?;
+            page.cursor.seq = seq;
             match candidate(shared, row)? {
                 Ok(candidate) => {
                     bytes += candidate.message.size();
@@ -257,6 +260,7 @@ fn page(
             .query_row([page.cursor.priority], |row| row.get(0))
             .optional()?;
         match next {
+            Some(priority) if priority >= page.cursor.priority => return Err(out_of_order()),
             Some(priority) => {
                 page.cursor = Cursor {
                     priority,
@@ -271,6 +275,24 @@ fn page(
     }
     fill_in(conn, &mut page.candidates)?;
     Ok(page)
+}
+
+/// Refuses what only a damaged index leads to: following it might never end.
+fn check_order(conn: &Connection, row: &Row<'_>, seq: i64, after: i64) -> rusqlite::Result<()> {
+    // An index may go on naming a row that was settled. Those have a time, and few others do.
+    let settled = row.get_ref(15)? != ValueRef::Null
+        && conn
+            .prepare_cached(sql::IS_SETTLED)?
+            .query_row([seq], |row| row.get(0))?;
+    match seq > after && !settled {
+        true => Ok(()),
+        false => Err(out_of_order()),
+    }
+}
+
+fn out_of_order() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    rusqlite::Error::SqliteFailure(code, Some("an index of the backlog is damaged".into()))
 }
 
 fn page_of_key(
@@ -310,8 +332,12 @@ fn short_page(
         held: None,
     };
     let mut bytes = 0;
+    let mut last = i64::MIN;
     while let Some(row) = rows.next()? {
-        page.cursor.seq = row.get(0)?;
+        let seq = row.get(0)?;
+        check_order(conn, row, seq, last)?;
+        last = seq;
+        page.cursor.seq = seq;
         match candidate(shared, row)? {
             Ok(candidate) => {
                 bytes += candidate.message.size();

@@ -26,9 +26,9 @@ pub(crate) fn candidate(
     let origin = origin(row)?;
     Ok(Ok(Candidate {
         seq,
-        attempts: row.get(8)?,
-        delivery: row.get(9)?,
-        suspect: row.get(10)?,
+        attempts: count(row, 8)?,
+        delivery: count(row, 9)?,
+        suspect: count(row, 10)? != 0,
         origin,
         crc,
         kept: None,
@@ -120,6 +120,14 @@ pub(crate) fn assemble(row: &Row<'_>, trusted: bool) -> rusqlite::Result<Result<
         Ok(message)
     };
     Ok(made())
+}
+
+/// A count that another program may have set to anything: the message is none the worse for it.
+fn count(row: &Row<'_>, index: usize) -> rusqlite::Result<u32> {
+    Ok(match row.get_ref(index)? {
+        ValueRef::Integer(count) => u32::try_from(count.max(0)).unwrap_or(u32::MAX),
+        _ => 0,
+    })
 }
 
 fn column<'a>(row: &'a Row<'_>, index: usize) -> Result<ValueRef<'a>, String> {

@@ -97,7 +97,7 @@ fn tables(conn: &Connection) -> rusqlite::Result<Vec<String>> {
 /// not ours or too new is refused untouched.
 pub(crate) fn prepare(conn: &Connection, path: &Path, migrates: bool) -> Result<(), QueueError> {
     let failed = |error| QueueError::sql(path, error);
-    let version = match inspect(conn).map_err(failed)? {
+    let version = match inspect(conn).map_err(|error| unreadable(path, error))? {
         Found::Foreign(found) => {
             return Err(QueueError::NotOurs {
                 path: path.into(),
@@ -181,6 +181,14 @@ pub(crate) fn check_version(path: &Path, version: i64) -> Result<(), QueueError>
             known: major(known()),
         }),
         false => Ok(()),
+    }
+}
+
+/// A file that cannot even be looked at is refused for what it is, whatever SQLite calls that.
+pub(crate) fn unreadable(path: &Path, error: rusqlite::Error) -> QueueError {
+    match QueueError::sql(path, error) {
+        QueueError::Statement { path, source } => QueueError::Corrupt { path, source },
+        other => other,
     }
 }
 

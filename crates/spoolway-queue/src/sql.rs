@@ -24,19 +24,21 @@ pub(crate) const FILL_ORIGIN: &str = "UPDATE message_queue SET producer = ?2, ep
 
 /// The rows of one priority after a `seq`, whose time has come.
 pub(crate) const CANDIDATES: &str = "SELECT seq, message_id, type, payload, timestamp, attributes, key, \
-    priority, attempts, delivery, suspect, producer, epoch, sequence, crc FROM message_queue \
+    priority, attempts, delivery, suspect, producer, epoch, sequence, crc, processed_at FROM message_queue \
     WHERE processed = 0 AND priority = ?1 AND seq > ?2 \
     AND (due_at IS NULL OR CASE WHEN due_boot IS NULL THEN due_at <= ?3 WHEN due_boot = ?4 THEN due_at <= ?5 ELSE 1 END) \
     ORDER BY seq LIMIT ?6";
 pub(crate) const CANDIDATES_OF_KEY: &str = "SELECT seq, message_id, type, payload, timestamp, attributes, key, \
-    priority, attempts, delivery, suspect, producer, epoch, sequence, crc FROM message_queue \
+    priority, attempts, delivery, suspect, producer, epoch, sequence, crc, processed_at FROM message_queue \
     WHERE processed = 0 AND delivery = 0 AND key IS NOT NULL AND key = ?1 \
     AND (due_at IS NULL OR CASE WHEN due_boot IS NULL THEN due_at <= ?2 WHEN due_boot = ?3 THEN due_at <= ?4 ELSE 1 END) \
     ORDER BY seq LIMIT ?5";
+/// By its number: no index of unprocessed rows speaks for it.
+pub(crate) const IS_SETTLED: &str = "SELECT processed <> 0 FROM message_queue WHERE seq = ?1";
 pub(crate) const NEXT_PRIORITY: &str = "SELECT priority FROM message_queue \
     WHERE processed = 0 AND priority < ?1 ORDER BY priority DESC LIMIT 1";
 pub(crate) const SUSPECTS: &str = "SELECT seq, message_id, type, payload, timestamp, attributes, key, \
-    priority, attempts, delivery, suspect, producer, epoch, sequence, crc FROM message_queue \
+    priority, attempts, delivery, suspect, producer, epoch, sequence, crc, processed_at FROM message_queue \
     WHERE processed = 0 AND suspect = 1 AND seq > ?1 \
     AND (due_at IS NULL OR CASE WHEN due_boot IS NULL THEN due_at <= ?2 WHEN due_boot = ?3 THEN due_at <= ?4 ELSE 1 END) \
     ORDER BY seq LIMIT ?5";
@@ -142,6 +144,7 @@ pub(crate) const ALL: &[&str] = &[
     FILL_ORIGIN,
     CANDIDATES,
     CANDIDATES_OF_KEY,
+    IS_SETTLED,
     NEXT_PRIORITY,
     SUSPECTS,
     ROWS_BEFORE,
@@ -251,6 +254,7 @@ pub(crate) mod tests {
             (NEXT_DUE_WALL, "INDEX message_due (due_boot=? AND due_at>?)"),
             (NEXT_DUE_BOOT, "INDEX message_due (due_boot=? AND due_at>?)"),
             (SEQ_OF_ID, "sqlite_autoindex_message_queue_1"),
+            (IS_SETTLED, "INTEGER PRIMARY KEY"),
             (BEGIN_ATTEMPT, "INTEGER PRIMARY KEY"),
             (PRODUCER_OF, "INTEGER PRIMARY KEY"),
             (PROCESSED, "INTEGER PRIMARY KEY"),

@@ -49,7 +49,7 @@ impl Machine {
         }
         // Older connections are fenced before the file is asked: from here on nothing more is taken from them.
         if let Some(producer) = self.producers.get_mut(&hello.producer) {
-            if hello.epoch <= producer.epoch && producer.conn.is_some() {
+            if producer.conn.is_some() && producer.is_stale(hello.epoch) {
                 return self.fault(conn, Code::StaleEpoch, "a newer connection stands".into());
             }
             self.fence(hello.producer);
@@ -113,7 +113,7 @@ impl Machine {
         }
         let id = hello.producer;
         let producer = self.producers.entry(id).or_default();
-        if hello.epoch <= producer.epoch {
+        if producer.is_stale(hello.epoch) {
             return self.fault(
                 conn,
                 Code::StaleEpoch,
@@ -128,6 +128,7 @@ impl Machine {
             producer.suspect_below = hello.fresh;
         }
         producer.epoch = hello.epoch;
+        producer.greeted = hello.epoch;
         producer.conn = Some(conn);
         producer.gone_at = None;
         producer.first = producer.first.max(hello.first);

@@ -15,7 +15,11 @@ use super::{Action, Asking, ConnId, Dedup, Machine, Ticket, Verdict};
 /// A producer as the machine sees it.
 #[derive(Debug, Default)]
 pub(super) struct Producer {
+    /// The highest of all: of connections, of rows, of what was saved.
     pub(super) epoch: Epoch,
+    /// That of its newest connection. Rows may have the epoch of a connection that has not said hello yet: what was
+    /// never sent is spooled while hello waits for its answer.
+    pub(super) greeted: Epoch,
     /// Its newest connection.
     pub(super) conn: Option<ConnId>,
     /// Everything below was answered, or is on disk: the producer's word at its newest hello.
@@ -30,6 +34,13 @@ pub(super) struct Producer {
     pub(super) counts: Counts,
     /// Whether all that was ever answered is in `counts`.
     pub(super) remembered: bool,
+}
+
+impl Producer {
+    /// Whether a connection of this epoch is older than what is known.
+    pub(super) fn is_stale(&self, epoch: Epoch) -> bool {
+        epoch < self.epoch || epoch <= self.greeted
+    }
 }
 
 /// An outcome kept until its producer has seen it.

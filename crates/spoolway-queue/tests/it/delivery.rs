@@ -597,3 +597,20 @@ fn statistics_count_every_state() {
     assert!(stats.oldest_pending_age_s.unwrap() < 60);
     assert!(stats.wal_bytes > 0 && stats.identity == queue.identity());
 }
+
+#[test]
+fn counts_that_another_program_spoiled_hold_nothing_up() {
+    let queue = Fixture::new();
+    for id in ["a", "b", "c"] {
+        queue.enqueue(&message(id)).unwrap();
+    }
+    let spoil = "UPDATE message_queue SET attempts = -1 WHERE message_id = 'a'; \
+                 UPDATE message_queue SET delivery = 'x', suspect = x'00' WHERE message_id = 'b';";
+    queue.foreign().execute_batch(spoil).unwrap();
+    let claimed = queue.dequeue(10).unwrap();
+    let found: Vec<_> = claimed
+        .iter()
+        .map(|row| (row.message.id.as_str(), row.attempts))
+        .collect();
+    assert_eq!(found, [("a", 0), ("b", 0), ("c", 0)]);
+}
