@@ -207,6 +207,8 @@ pub struct Machine {
     again: VecDeque<(Instant, Vec<(Write, Doing)>)>,
     /// Producers without a connection, since when.
     gone: VecDeque<(Instant, ProducerId)>,
+    /// Those whose records are saved, and the read before which nothing may be under way when they leave memory.
+    leaving: VecDeque<(u64, ProducerId)>,
     asks: HashMap<u64, Asking>,
     next_ask: u64,
     backlog: Backlog,
@@ -387,6 +389,7 @@ impl Machine {
             next_batch: 1,
             again: VecDeque::new(),
             gone: VecDeque::new(),
+            leaving: VecDeque::new(),
             asks: HashMap::new(),
             next_ask: 1,
             // Until a read says otherwise the file may hold anything.
@@ -452,6 +455,7 @@ impl Machine {
             Event::Halt => self.halt(),
             Event::Tick => self.tick(),
         }
+        self.let_leave();
         self.dispatch();
         self.poll();
         self.poll_suspects();

@@ -31,6 +31,8 @@ pub(super) struct Producer {
     pub(super) pending: BTreeMap<u64, Ticket>,
     pub(super) kept: BTreeMap<u64, Kept>,
     pub(super) gone_at: Option<Instant>,
+    /// Its record is saved; it leaves memory when the reads before this one are used.
+    pub(super) leaves: Option<u64>,
     pub(super) counts: Counts,
     /// Whether all that was ever answered is in `counts`.
     pub(super) remembered: bool,
@@ -40,6 +42,10 @@ impl Producer {
     /// Whether a connection of this epoch is older than what is known.
     pub(super) fn is_stale(&self, epoch: Epoch) -> bool {
         epoch < self.epoch || epoch <= self.greeted
+    }
+
+    fn is_idle(&self) -> bool {
+        self.conn.is_none() && self.pending.is_empty() && self.gone_at.is_none()
     }
 }
 
@@ -276,6 +282,7 @@ impl Machine {
                 continue;
             }
             producer.gone_at = None;
+            producer.leaves = None;
             writes.push((Write::SaveProducer(self.record(id)), Doing::Forget(id)));
         }
         if !writes.is_empty() {
@@ -305,12 +312,28 @@ impl Machine {
             // What the file says of it was perhaps read before this was saved.
             return self.not_forgotten(id);
         }
-        let idle = |p: &Producer| p.conn.is_none() && p.pending.is_empty() && p.gone_at.is_none();
-        if self.producers.get(&id).is_some_and(idle)
-            && let Some(producer) = self.producers.remove(&id)
-        {
-            for kept in producer.kept.values() {
-                self.recent.drop_kept(kept);
+        // A read under way may show its rows without the outcomes that were saved since.
+        let read = self.reads.next();
+        if let Some(producer) = self.producers.get_mut(&id) {
+            producer.leaves = Some(read);
+            self.leaving.push_back((read, id));
+        }
+    }
+
+    /// Frees memory of the producers whose records every result of a read can know.
+    pub(super) fn let_leave(&mut self) {
+        while let Some((read, id)) = self.leaving.front().copied() {
+            if self.reads.any_before(read) {
+                return;
+            }
+            self.leaving.pop_front();
+            let leaves = |producer: &Producer| producer.leaves == Some(read) && producer.is_idle();
+            if self.producers.get(&id).is_some_and(leaves)
+                && let Some(producer) = self.producers.remove(&id)
+            {
+                for kept in producer.kept.values() {
+                    self.recent.drop_kept(kept);
+                }
             }
         }
     }

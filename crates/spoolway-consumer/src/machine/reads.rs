@@ -25,6 +25,11 @@ impl Reads {
         self.next
     }
 
+    /// Whether one that began before this one is under way.
+    pub(super) fn any_before(&self, read: u64) -> bool {
+        self.under_way.first().is_some_and(|first| *first < read)
+    }
+
     /// A read begins.
     pub(super) fn begin(&mut self) -> u64 {
         let read = self.next;

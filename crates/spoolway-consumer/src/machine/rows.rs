@@ -287,8 +287,13 @@ impl Machine {
         entry.attempts = entry.attempts.max(row.attempts);
         entry.suspect |= row.suspect;
         self.by_row.insert(row.seq, ticket);
-        if asking && self.is_preceded(read, row) {
-            // Rows before it are not here: it is better taken from the file, in its turn.
+        let held = row
+            .message
+            .key
+            .as_ref()
+            .is_some_and(|key| self.held.contains(key));
+        if asking && (held || self.is_preceded(read, row)) {
+            // It is better taken from the file, in its turn: rows before it are not here, or its key is stopped.
             self.leave(ticket);
             return None;
         }

@@ -726,6 +726,12 @@ fn a_producer_without_a_connection_leaves_memory_after_its_record_is_saved() {
         ["commit [save producer]"]
     );
     bench.commits();
+    assert_eq!(
+        bench.machine.kept().1,
+        1,
+        "a read that began before is under way"
+    );
+    bench.polled(Vec::new());
     assert!(bench.machine.producers.is_empty());
 }
 
