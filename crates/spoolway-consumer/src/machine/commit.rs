@@ -272,8 +272,12 @@ impl Machine {
                     self.suspect = None;
                     self.delay(ticket);
                 }
+                // One with a key stays what it is: what was behind it may be in the file by now.
                 Doing::Bury(ticket, _)
-                    if self.entries.get(&ticket).is_some_and(|e| e.row.is_none()) =>
+                    if self
+                        .entries
+                        .get(&ticket)
+                        .is_some_and(|e| e.row.is_none() && e.lane_key().is_none()) =>
                 {
                     self.could_not_store(ticket, true);
                 }
