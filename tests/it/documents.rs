@@ -6,14 +6,16 @@ use std::path::Path;
 const GUARANTEES: &str = include_str!("../../docs/guarantees.md");
 
 /// Where the tests of a place are, as the document has it in its first table. `sim` stands for all of its tests.
-const PLACES: [(&str, &str); 7] = [
+const PLACES: [(&str, &str); 9] = [
     ("client", "crates/spoolway-client/tests/producer"),
     ("consumer", "crates/spoolway-consumer/tests/it"),
+    ("faultfs", "crates/spoolway-queue/tests/faultfs"),
     ("it", "tests/it"),
     ("machine", "crates/spoolway-consumer/src/machine/tests.rs"),
     ("queue", "crates/spoolway-queue/tests/it"),
     ("spoolway", "crates/spoolway/tests/it"),
     ("torture", "crates/spoolway-cli/src/commands/torture"),
+    ("unit", "crates/spoolway-queue/src"),
 ];
 
 #[test]
@@ -79,21 +81,21 @@ fn wrong(text: &str) -> Vec<String> {
     names(text).into_iter().filter_map(of).collect()
 }
 
-/// The names of the tests in a file, or in the files of a directory.
+/// The names of the tests in a file, or in the files under a directory.
 fn tests(place: &str) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(place);
-    let files = match path.is_dir() {
-        true => std::fs::read_dir(&path)
-            .expect("a directory")
-            .map(|file| file.expect("an entry").path())
-            .collect(),
-        false => vec![path],
-    };
+    let mut paths = vec![
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../..")
+            .join(place),
+    ];
     let mut found = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(&file).expect("a source file");
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(&path).expect("a directory");
+            paths.extend(entries.map(|entry| entry.expect("an entry").path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a source file");
         let mut is_test = false;
         for line in text.lines().map(str::trim) {
             is_test |= line == "#[test]" || line.starts_with("#[tokio::test");

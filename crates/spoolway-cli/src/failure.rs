@@ -114,24 +114,21 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 
 impl From<QueueError> for Failure {
     fn from(error: QueueError) -> Self {
-        let failure = Self::of(queue_exit(&error), error.code(), &error);
-        match error {
-            QueueError::Corrupt { .. } => {
-                failure.help("it was left as it is: restore it, or name another with --database")
-            }
-            _ => failure,
-        }
+        Self::of(queue_exit(&error), error.code(), &error)
     }
 }
 
 fn queue_exit(error: &QueueError) -> u8 {
     match error {
         QueueError::Conflict { .. } | QueueError::Invalid { .. } => exit::BAD_DATA,
-        QueueError::Busy { .. } | QueueError::Overloaded { .. } | QueueError::Owned { .. } => {
-            exit::TRY_AGAIN
-        }
+        QueueError::Busy { .. }
+        | QueueError::Limit { .. }
+        | QueueError::Overloaded { .. }
+        | QueueError::Owned { .. } => exit::TRY_AGAIN,
         QueueError::Denied { .. } => exit::PERMISSION,
-        QueueError::NotOurs { .. } | QueueError::TooNew { .. } => exit::CONFIG,
+        QueueError::NotAdopted { .. } | QueueError::NotOurs { .. } | QueueError::TooNew { .. } => {
+            exit::CONFIG
+        }
         QueueError::Exists { .. } => exit::CANNOT_CREATE,
         QueueError::Corrupt { .. } | QueueError::Full { .. } | QueueError::Io { .. } => exit::IO,
         _ => exit::FAILED,

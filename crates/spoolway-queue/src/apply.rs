@@ -1,5 +1,6 @@
 //! One write in a transaction that is open: its statements, and what they do to the claims.
 
+use std::io;
 use std::path::Path;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
@@ -8,6 +9,7 @@ use uuid::Uuid;
 
 use crate::claims::{ClaimBook, Cut};
 use crate::clock::{self, Now};
+use crate::limits::{self, Room};
 use crate::producer::{RowCounts, Tally};
 use crate::write::{Due, Existing, HeldKey, NewRow, Origin, RowState, Write, Written};
 use crate::{QueueError, schema, sql};
@@ -27,6 +29,7 @@ pub(crate) struct Tx<'a> {
     pub(crate) path: &'a Path,
     pub(crate) book: &'a mut ClaimBook,
     pub(crate) owner: &'a mut Owner,
+    pub(crate) room: &'a mut Room,
     pub(crate) now: Now,
     pub(crate) news: News,
     /// Rows of producers that the request has made and settled.
@@ -125,6 +128,7 @@ impl Tx<'_> {
             let error = QueueError::misuse(self.path, "a message to store has no id");
             return Err(Fault::Refused(error));
         }
+        self.make_room(message)?;
         let crc = message.crc();
         let inserted = {
             let attributes = message.encode_attributes();
@@ -165,6 +169,7 @@ impl Tx<'_> {
         if inserted == 0 {
             return self.insert_existing(row, crc);
         }
+        self.room.took();
         let seq = self.conn.last_insert_rowid();
         if row.state.is_claimed() {
             self.claim(&[seq])?;
@@ -176,6 +181,21 @@ impl Tx<'_> {
         }
         self.news.runnable |= row.state.dead_reason().is_none();
         Ok(Written::Inserted { seq })
+    }
+
+    /// Where the file may not grow for ever.
+    fn make_room(&mut self, message: &Message) -> Applied<()> {
+        if !self.room.is_limited() || self.prepare(sql::EXISTING)?.exists([message.id.as_str()])? {
+            return Ok(());
+        }
+        if self.room.is_full() {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(Fault::Refused(QueueError::io(self.path, full)));
+        }
+        match self.room.make(self.conn, message.size())? {
+            Ok(()) => Ok(()),
+            Err(limit) => Err(Fault::Refused(limits::over(self.path, limit))),
+        }
     }
 
     /// Counts a row that this producer has from now on.

@@ -183,9 +183,24 @@ fn identify(conn: &Connection, checked: &mut Checked) -> rusqlite::Result<bool> 
             );
             return Ok(false);
         }
+        Found::FlowTrace => {
+            checked.note(
+                "not_adopted",
+                "it is a FlowTrace queue",
+                "start a consumer on it once (`spoolway serve`), which adopts it",
+            );
+            return Ok(false);
+        }
+        Found::Damaged(what) => {
+            checked.fault(
+                "damaged",
+                what,
+                "start a consumer on it, which sets it aside and saves what can be read",
+            );
+            return Ok(false);
+        }
         Found::Foreign(found) => {
-            let help =
-                "name another file; one of FlowTrace can be taken by `spoolway queue import`";
+            let help = "name another file";
             checked.fault("not_ours", format!("it holds {found}"), help);
             return Ok(false);
         }

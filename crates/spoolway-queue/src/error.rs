@@ -41,8 +41,11 @@ pub enum QueueError {
         /// The id that is taken.
         id: MessageId,
     },
-    /// The file is not a healthy database. It was left as it is.
-    #[error("{path} is damaged or not a database; it was left as it is")]
+    /// The file is not a healthy database. Its consumer sets it aside and goes on with a new one; for anyone else it is
+    /// left as it is.
+    #[error(
+        "{path} is damaged or not a database, and was left as it is; start its consumer, which sets it aside and saves what can be read"
+    )]
     Corrupt {
         /// The queue file.
         path: PathBuf,
@@ -73,6 +76,12 @@ pub enum QueueError {
         /// Whether some of it may have been committed all the same.
         unknown: bool,
     },
+    /// The handle was opened before a fork, in the parent. Nothing was touched.
+    #[error("queue {path} was opened before this process was forked; open it again in the child")]
+    Forked {
+        /// The queue file.
+        path: PathBuf,
+    },
     /// The message is wrong. Nothing was written.
     #[error("the message cannot be stored in {path}")]
     Invalid {
@@ -91,6 +100,16 @@ pub enum QueueError {
         /// Whether some of it may have been committed all the same.
         unknown: bool,
     },
+    /// The file holds as much as it may, and nothing that is processed could go. Nothing was written.
+    #[error(
+        "{path} is full: its limit {limit} is reached; start a consumer that empties it, or raise the limit"
+    )]
+    Limit {
+        /// The queue file.
+        path: PathBuf,
+        /// The name of the limit, `queue_bytes_max` or `queue_messages_max`.
+        limit: &'static str,
+    },
     /// The call does not make sense: an argument has to be changed.
     #[error("misuse of {path}: {what}")]
     Misuse {
@@ -105,6 +124,14 @@ pub enum QueueError {
         "queue file {path} was moved, deleted or replaced; row numbers of the old one are void"
     )]
     Moved {
+        /// The queue file.
+        path: PathBuf,
+    },
+    /// FlowTrace made the file, and no consumer has adopted it yet. It was left as it is.
+    #[error(
+        "{path} is a FlowTrace queue; start a consumer on it once (`spoolway serve`), which adopts it"
+    )]
+    NotAdopted {
         /// The queue file.
         path: PathBuf,
     },
@@ -180,11 +207,14 @@ impl QueueError {
             Self::Corrupt { .. } => "queue_corrupt",
             Self::Denied { .. } => "queue_denied",
             Self::Exists { .. } => "exists",
+            Self::Forked { .. } => "queue_forked",
             Self::Full { .. } => "queue_full",
             Self::Invalid { .. } => "invalid",
             Self::Io { .. } => "queue_io",
+            Self::Limit { .. } => "queue_limit",
             Self::Misuse { .. } => "queue_misuse",
             Self::Moved { .. } => "queue_moved",
+            Self::NotAdopted { .. } => "queue_not_adopted",
             Self::NotOurs { .. } => "queue_not_ours",
             Self::Overloaded { .. } => "queue_overloaded",
             Self::Owned { .. } => "owned",
@@ -207,7 +237,11 @@ impl QueueError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Busy { .. } | Self::Full { .. } | Self::Io { .. } | Self::Overloaded { .. }
+            Self::Busy { .. }
+                | Self::Full { .. }
+                | Self::Io { .. }
+                | Self::Limit { .. }
+                | Self::Overloaded { .. }
         )
     }
 

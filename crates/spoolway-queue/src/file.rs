@@ -13,16 +13,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use spoolway_proto::QueueId;
 
 use crate::clock::Now;
 use crate::lock::{Guard, side_file};
 use crate::queue::{Durability, QueueOptions, Role};
-use crate::{QueueError, ffi, schema, sql};
+use crate::{QueueError, ffi, quarantine, schema, sql};
 
 /// How long an open waits for other processes that are making or opening the file.
-const OPEN_WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const OPEN_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How often an open starts again because the file was replaced meanwhile.
 const REPLACED_MAX: usize = 8;
@@ -90,6 +91,13 @@ pub(crate) fn open(
 ) -> Result<OpenFile, QueueError> {
     for _ in 0..REPLACED_MAX {
         let guard = Guard::take(path, OPEN_WAIT_MAX)?;
+        let may_heal = quarantine::may(path, options);
+        if let Some(target) = quarantine::begun(path) {
+            if !may_heal {
+                return Err(quarantine::in_progress(path));
+            }
+            quarantine::finish(&guard, path, &target, None)?;
+        }
         if let Some(old) = old.take() {
             old.part();
             set_aside(path, |side, id| {
@@ -97,8 +105,29 @@ pub(crate) fn open(
             });
         }
         make(path)?;
-        let conn = connect(path, options)?;
-        let identity = schema::identity(&conn).map_err(|error| schema::unreadable(path, error))?;
+        let opened = connect(path, options).and_then(|conn| {
+            let identity =
+                schema::identity(&conn).map_err(|error| schema::unreadable(path, error))?;
+            Ok((conn, identity))
+        });
+        let (conn, identity) = match opened {
+            Err(error @ QueueError::Corrupt { .. }) if may_heal => {
+                if quarantine::may_be_foreign(path) {
+                    return Err(error);
+                }
+                quarantine::start(&guard, path, None, &error)?;
+                continue;
+            }
+            Err(error) => {
+                // Where there never was a consumer it may be no queue at all.
+                let consumed = fs::symlink_metadata(side_file(path, ".lock")).is_ok();
+                if consumed && matches!(error, QueueError::Corrupt { .. }) {
+                    quarantine::report(path);
+                }
+                return Err(error);
+            }
+            Ok(opened) => opened,
+        };
         let file = OpenFile {
             conn,
             identity,
@@ -115,13 +144,18 @@ pub(crate) fn open(
 }
 
 /// Makes an empty file of mode 0600 if there is none. It appears under its name only when it has
-/// that mode, and never in place of one that another process has just made. SQLite itself drops a
-/// WAL it finds beside an empty file.
+/// that mode, and never in place of one that another process has just made.
 fn make(path: &Path) -> Result<(), QueueError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let failed = |error| QueueError::io(path, error);
     match fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() => return Ok(()),
+        Ok(found) if found.is_file() => {
+            if found.len() == 0 {
+                // SQLite would delete the log of a file that was cut to nothing.
+                set_aside(path, |_, _| true);
+            }
+            return Ok(());
+        }
         Ok(found) => {
             let found = if found.is_symlink() {
                 "a symbolic link"
@@ -204,9 +238,21 @@ fn connect(path: &Path, options: &QueueOptions) -> Result<Connection, QueueError
     let failed = |error| QueueError::sql(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | COMMON_FLAGS;
     let conn = Connection::open_with_flags(path, flags).map_err(failed)?;
+    // What may be damaged is not to be touched by closing it.
+    let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    conn.set_db_config(keep_log, true).map_err(failed)?;
+    let done = set_up(&conn, path, options);
+    if !matches!(done, Err(QueueError::Corrupt { .. })) {
+        conn.set_db_config(keep_log, false).map_err(failed)?;
+    }
+    done.map(|()| conn)
+}
+
+fn set_up(conn: &Connection, path: &Path, options: &QueueOptions) -> Result<(), QueueError> {
+    let failed = |error| QueueError::sql(path, error);
     // Only while it opens: programs that are not ours take no guard.
     conn.busy_timeout(OPEN_WAIT_MAX).map_err(failed)?;
-    schema::prepare(&conn, path, options.role == Role::Consumer)?;
+    schema::prepare(conn, path, options.role == Role::Consumer)?;
     let mode: String = conn
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
         .map_err(failed)?;
@@ -240,7 +286,7 @@ fn connect(path: &Path, options: &QueueOptions) -> Result<Connection, QueueError
     }
     conn.busy_timeout(Duration::ZERO).map_err(failed)?;
     conn.set_prepared_statement_cache_capacity(sql::CACHE_CAPACITY);
-    Ok(conn)
+    Ok(())
 }
 
 /// No URI file names, no symbolic links, no mutex: each connection is used by one thread at a time.

@@ -36,6 +36,7 @@ pub(crate) fn apply_one(tx: &mut Tx<'_>, job: &mut Job, alone: bool) -> Result<A
         }
     }
     tx.book.undo_to(mark);
+    tx.room.forget();
     *tx.owner = owner;
     tx.tally = before;
     Ok(Err(error))

@@ -7,7 +7,9 @@
 //! [`SqliteQueue::dequeue`] itself.
 //!
 //! Beside the file `q.db` lie `q.db-wal` and `q.db-shm` of SQLite, `q.db.lock` (who consumes it),
-//! `q.db.guard` (held while it is opened) and `q.db.wake` (where its consumer is woken).
+//! `q.db.guard` (held while it is opened) and `q.db.wake` (where its consumer is woken). A damaged
+//! file is kept as `q.db.corrupt-<time>`; `q.db.damaged`, `q.db.quarantine` and `q.db.salvage` are
+//! there while its consumer has not finished with it.
 //!
 //! For its operator there are [`stats`](SqliteQueue::stats), dead letters
 //! ([`requeue`](SqliteQueue::requeue), [`purge`](SqliteQueue::purge)), [`check`],
@@ -45,6 +47,7 @@ mod import;
 mod stats;
 mod upkeep;
 
+mod adopt;
 mod lock;
 mod wake;
 
@@ -56,6 +59,7 @@ mod table;
 mod apply;
 mod claims;
 mod group;
+mod limits;
 mod line;
 mod parcel;
 mod row;
@@ -66,8 +70,13 @@ mod writer;
 mod clock;
 mod ffi;
 mod file;
+mod quarantine;
+mod salvage;
 mod schema;
 mod sql;
+
+#[cfg(test)]
+mod killed;
 
 pub use backup::{BackedUp, Compacted};
 pub use check::{Checked, Finding, Severity, check};

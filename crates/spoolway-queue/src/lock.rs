@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,31 @@ pub struct ConsumerLock {
     // Held, not read: closing it is what ends the lock.
     _file: File,
     path: PathBuf,
+    held: Held,
+}
+
+/// The lock files that this process holds: process, device, inode.
+static HELD: Mutex<Vec<Held>> = Mutex::new(Vec::new());
+
+type Held = (u32, u64, u64);
+
+/// Whether this process holds the lock on that side file. A forked child does not.
+pub(crate) fn is_held_here(side_file: &Path) -> bool {
+    let Ok(found) = std::fs::symlink_metadata(side_file) else {
+        return false;
+    };
+    let held = (std::process::id(), found.dev(), found.ino());
+    HELD.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(&held)
+}
+
+impl Drop for ConsumerLock {
+    fn drop(&mut self) {
+        HELD.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|held| *held != self.held);
+    }
 }
 
 impl ConsumerLock {
@@ -79,9 +105,15 @@ impl ConsumerLock {
             // nothing, and the next round takes the one that others will find.
             if names_same_file(side_file, &file) {
                 write_pid(&mut file).map_err(failed)?;
+                let found = file.metadata().map_err(failed)?;
+                let held = (std::process::id(), found.dev(), found.ino());
+                HELD.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(held);
                 return Ok(Self {
                     _file: file,
                     path: side_file.into(),
+                    held,
                 });
             }
         }

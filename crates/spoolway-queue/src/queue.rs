@@ -32,10 +32,12 @@ pub enum Durability {
 /// What a handle is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// Makes a missing file, else takes it as it is, and copies a large WAL when idle.
+    /// Makes a missing file, else takes it as it is, and copies a large WAL when idle. What is damaged, or
+    /// FlowTrace's, is for the consumer.
     #[default]
     Producer,
-    /// Brings an older file up to date, and copies the WAL as it grows.
+    /// Brings an older file up to date, adopts FlowTrace's, and copies the WAL as it grows. In the process that holds
+    /// the [`ConsumerLock`] it also sets a damaged file aside, goes on with a new one and saves what can be read.
     Consumer,
 }
 
@@ -50,6 +52,12 @@ pub struct QueueOptions {
     pub busy_wait_max: Duration,
     /// What a message must keep within, on the way in and out.
     pub limits: Limits,
+    /// Bytes that the file may have in use, its log apart, for this handle to add a message; default none. Before one
+    /// is refused ([`QueueError::Limit`]) processed messages go, oldest first, whatever their age.
+    pub queue_bytes_max: Option<u64>,
+    /// Messages that the file may hold, processed and dead ones included; default none. As above. What other processes
+    /// add is counted about once a second.
+    pub queue_messages_max: Option<u64>,
 }
 
 impl Default for QueueOptions {
@@ -59,6 +67,8 @@ impl Default for QueueOptions {
             durability: Durability::default(),
             busy_wait_max: Duration::from_secs(30),
             limits: Limits::default(),
+            queue_bytes_max: None,
+            queue_messages_max: None,
         }
     }
 }
@@ -121,8 +131,8 @@ impl SqliteQueue {
     ///
     /// # Errors
     ///
-    /// [`QueueError::NotOurs`], [`QueueError::Corrupt`], [`QueueError::TooNew`],
-    /// [`QueueError::SqliteTooOld`], or what the file system said.
+    /// [`QueueError::NotOurs`], [`QueueError::NotAdopted`], [`QueueError::Corrupt`],
+    /// [`QueueError::TooNew`], [`QueueError::SqliteTooOld`], or what the file system said.
     pub fn open(path: impl AsRef<Path>, options: QueueOptions) -> Result<Self, QueueError> {
         schema::check_sqlite(rusqlite::version_number(), rusqlite::version())?;
         let path = file::resolve(path.as_ref())?;
@@ -294,6 +304,9 @@ impl SqliteQueue {
 
     fn push(&self, job: Job, done: Box<dyn FnOnce(Answer) + Send>) {
         let shared = self.shared();
+        if shared.is_forked() {
+            return done(Err(shared.forked()));
+        }
         shared.tray.push(Request::new(&shared.path, job, done));
     }
 }
@@ -334,6 +347,9 @@ fn take_over(tx: &mut Tx<'_>, instance: InstanceId) -> Result<TakenOver, Fault> 
 
 impl Inner {
     fn close(&self) {
+        if self.shared.is_forked() {
+            return;
+        }
         self.shared.tray.close();
         let thread = self
             .writer
@@ -351,7 +367,18 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.shared.is_forked() {
+            // The thread is the parent's. What it shares with this value is never freed here, since its share stays.
+            let writer = self
+                .writer
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::forget(writer.take());
+        }
         // From a callback, on the writer's own thread, it only says that nothing more will come.
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,15 +3,17 @@
 //! `PRAGMA user_version` is 1000 · major + minor. A minor version adds columns with defaults, and
 //! older programs go on with such a file; only a higher major version is refused.
 
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 use spoolway_proto::QueueId;
 use uuid::Uuid;
 
-use crate::{QueueError, file, sql};
+use crate::{QueueError, adopt, file, sql};
 
 /// The lowest SQLite with the fix for the WAL-reset bug (3.7.0 to 3.51.2): two connections that
 /// write and checkpoint at once could damage the file.
@@ -23,6 +25,10 @@ pub(crate) const APPLICATION_ID: i64 = 0x5370_6f6f;
 pub(crate) const META_IDENTITY: &str = "identity";
 pub(crate) const META_OWNER: &str = "owner";
 pub(crate) const META_CLEAN: &str = "clean_shutdown";
+
+/// Only an empty file takes these, and they must come before anything is written.
+pub(crate) const PAGES: &str =
+    "PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;";
 
 /// The version a migration brings the file to, its name, and its statements.
 const MIGRATIONS: &[(i64, &str, &str)] = &[(
@@ -52,9 +58,16 @@ pub(crate) enum Found {
     Empty,
     /// A queue of ours, of that version.
     Ours(i64),
+    /// A queue of ours of which this is wrong.
+    Damaged(&'static str),
+    /// A queue of FlowTrace's, to be adopted.
+    FlowTrace,
     /// Something else, in words.
     Foreign(String),
 }
+
+/// Tables that only our files have together.
+const OURS: [&str; 4] = ["claim", "message_queue", "meta", "producer"];
 
 /// Looks without touching anything.
 pub(crate) fn inspect(conn: &Connection) -> rusqlite::Result<Found> {
@@ -66,16 +79,23 @@ pub(crate) fn inspect(conn: &Connection) -> rusqlite::Result<Found> {
         return Ok(if whole && version > 0 {
             Found::Ours(version)
         } else {
-            Found::Foreign("a queue without its tables".into())
+            Found::Damaged("its tables or its version are gone")
         });
+    }
+    if OURS
+        .iter()
+        .all(|ours| tables.iter().any(|name| name == ours))
+    {
+        return Ok(Found::Damaged("its application_id is gone"));
     }
     if tables.is_empty() && version == 0 {
         return Ok(Found::Empty);
     }
     if tables.iter().any(|name| name == "message_queue") {
-        return Ok(Found::Foreign(
-            "a FlowTrace queue, which this version does not adopt yet".into(),
-        ));
+        return Ok(match adopt::recognise(conn)? {
+            Ok(()) => Found::FlowTrace,
+            Err(other) => Found::Foreign(other),
+        });
     }
     let named = match tables.first() {
         Some(first) => format!("tables of another program, such as {first:?}"),
@@ -104,13 +124,16 @@ pub(crate) fn prepare(conn: &Connection, path: &Path, migrates: bool) -> Result<
                 found,
             });
         }
+        Found::Damaged(what) => {
+            return Err(damaged(path, what));
+        }
+        Found::FlowTrace if migrates => {
+            adopt::adopt(conn, path)?;
+            return prepare(conn, path, migrates);
+        }
+        Found::FlowTrace => return Err(QueueError::NotAdopted { path: path.into() }),
         Found::Empty => {
-            // Only an empty file takes these, and they must come before anything is written.
-            conn.execute_batch(
-                "PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; \
-                 PRAGMA journal_mode = WAL;",
-            )
-            .map_err(failed)?;
+            conn.execute_batch(PAGES).map_err(failed)?;
             0
         }
         Found::Ours(version) => version,
@@ -150,7 +173,8 @@ pub struct MigrationStatus {
 ///
 /// # Errors
 ///
-/// [`QueueError::NotOurs`], or what reading the file ran into.
+/// [`QueueError::NotOurs`], [`QueueError::NotAdopted`], [`QueueError::Corrupt`], or what reading the
+/// file ran into.
 pub fn migration_status(path: impl AsRef<Path>) -> Result<MigrationStatus, QueueError> {
     let path = file::resolve(path.as_ref())?;
     let found = file::connect_reader(&path).and_then(|conn| inspect(&conn));
@@ -158,6 +182,8 @@ pub fn migration_status(path: impl AsRef<Path>) -> Result<MigrationStatus, Queue
         Found::Empty => None,
         Found::Ours(version) => Some(version),
         Found::Foreign(found) => return Err(QueueError::NotOurs { path, found }),
+        Found::FlowTrace => return Err(QueueError::NotAdopted { path }),
+        Found::Damaged(what) => return Err(damaged(&path, what)),
     };
     let newer = |&&(to, ..): &&(i64, &str, &str)| to > version.unwrap_or(0);
     Ok(MigrationStatus {
@@ -181,6 +207,13 @@ pub(crate) fn check_version(path: &Path, version: i64) -> Result<(), QueueError>
             known: major(known()),
         }),
         false => Ok(()),
+    }
+}
+
+fn damaged(path: &Path, what: &'static str) -> QueueError {
+    QueueError::Corrupt {
+        path: path.into(),
+        source: Arc::new(io::Error::other(what)),
     }
 }
 
@@ -214,6 +247,13 @@ pub(crate) fn migrate(conn: &Connection, version: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Makes all tables, inside a transaction of the caller.
+pub(crate) fn build(conn: &Connection) -> rusqlite::Result<()> {
+    MIGRATIONS
+        .iter()
+        .try_for_each(|&(to, _, statements)| apply(conn, to, statements))
+}
+
 fn apply(conn: &Connection, to: i64, statements: &str) -> rusqlite::Result<()> {
     conn.execute_batch(statements)?;
     conn.execute(
@@ -221,6 +261,13 @@ fn apply(conn: &Connection, to: i64, statements: &str) -> rusqlite::Result<()> {
         (META_IDENTITY, Uuid::new_v4().to_string()),
     )?;
     conn.pragma_update(None, "user_version", to)
+}
+
+/// Gives a new file the identity of the one it replaces.
+pub(crate) fn set_identity(conn: &Connection, identity: QueueId) -> rusqlite::Result<()> {
+    let text = identity.to_string();
+    conn.execute(sql::META_SET, [META_IDENTITY, &text])
+        .map(drop)
 }
 
 /// The identity of the file.

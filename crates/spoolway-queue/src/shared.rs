@@ -1,8 +1,9 @@
 //! What the writer, the readers and the handles of one queue share.
 
+use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::Connection;
@@ -20,8 +21,12 @@ pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     pub(crate) options: QueueOptions,
     pub(crate) tray: Tray,
+    /// The process that opened it.
+    pub(crate) pid: AtomicU32,
     opened: RwLock<Opened>,
     commits: AtomicU64,
+    /// The opening, counted from 1, in which a reader found the file damaged; 0: none did.
+    damaged: AtomicU64,
     /// What commits to come do instead, before they fail.
     #[cfg(test)]
     faults: std::sync::Mutex<Vec<&'static str>>,
@@ -33,6 +38,8 @@ struct Opened {
     identity: QueueId,
     /// How often the path named another file.
     generation: u64,
+    /// How often a file was opened, the same one again included.
+    openings: u64,
 }
 
 impl Shared {
@@ -45,13 +52,16 @@ impl Shared {
             pool: file::pool(&path),
             identity: file.identity,
             generation: 0,
+            openings: 1,
         };
         Ok(Self {
             path,
             options,
             tray: Tray::default(),
+            pid: AtomicU32::new(std::process::id()),
             opened: RwLock::new(opened),
             commits: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
             #[cfg(test)]
             faults: std::sync::Mutex::default(),
         })
@@ -64,6 +74,7 @@ impl Shared {
         opened.pool = pool;
         opened.identity = file.identity;
         opened.generation += u64::from(another);
+        opened.openings += 1;
         Ok(())
     }
 
@@ -91,12 +102,47 @@ impl Shared {
         &self,
         get: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>,
     ) -> Result<T, QueueError> {
-        let (pool, generation) =
-            self.read_opened(|opened| (opened.pool.clone(), opened.generation));
+        if self.is_forked() {
+            return Err(self.forked());
+        }
+        let (pool, generation, opening) =
+            self.read_opened(|opened| (opened.pool.clone(), opened.generation, opened.openings));
         let conn = pool
             .get()
             .map_err(|error| QueueError::pool(&self.path, error))?;
-        get(&conn, generation).map_err(|error| QueueError::sql(&self.path, error))
+        get(&conn, generation).map_err(|error| {
+            let error = QueueError::sql(&self.path, error);
+            if matches!(error, QueueError::Corrupt { .. }) {
+                self.damaged.store(opening, Ordering::Relaxed);
+            }
+            error
+        })
+    }
+
+    /// What a reader found.
+    pub(crate) fn read_damage(&self) -> QueueError {
+        QueueError::Corrupt {
+            path: self.path.clone(),
+            source: Arc::new(io::Error::other("a page of it could not be read")),
+        }
+    }
+
+    /// Whether this process is not the one that opened the file: the writer and the locks stayed in the parent, and
+    /// whatever is done with the descriptors here would be done to it.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.pid.load(Ordering::Relaxed) != std::process::id()
+    }
+
+    pub(crate) fn forked(&self) -> QueueError {
+        QueueError::Forked {
+            path: self.path.clone(),
+        }
+    }
+
+    /// Whether a reader found damage in the file that is open now, not in one before it.
+    pub(crate) fn is_damaged(&self) -> bool {
+        let damaged = self.damaged.load(Ordering::Relaxed);
+        damaged != 0 && damaged == self.read_opened(|opened| opened.openings)
     }
 
     /// Runs `get` on one snapshot of the file, and tells it the generation of that. Blocks.

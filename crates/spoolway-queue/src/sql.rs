@@ -1,6 +1,8 @@
 //! Every statement, in the order a message lives: enqueue, read, claim, settle, clean up. Those of
-//! an operator are in [`upkeep`], those on the tables in a user's own database in [`user`].
+//! an operator are in [`upkeep`], those on the tables in a user's own database in [`user`], those
+//! that bring rows from elsewhere in [`rebuild`].
 
+pub(crate) mod rebuild;
 pub(crate) mod upkeep;
 pub(crate) mod user;
 
@@ -133,6 +135,16 @@ pub(crate) const TRIM_PROCESSED: &str = "DELETE FROM message_queue WHERE seq IN 
 /// A foreign reader may mark rows without saying when.
 pub(crate) const TRIM_UNDATED: &str = "DELETE FROM message_queue WHERE seq IN (SELECT seq FROM message_queue \
     WHERE processed = 1 AND processed_at IS NULL AND CAST(created_at AS INTEGER) <= ?1 LIMIT ?2)";
+/// To make room: whatever their age.
+pub(crate) const FREE_OLDEST: &str = "DELETE FROM message_queue WHERE seq IN (SELECT seq FROM message_queue \
+    WHERE processed = 1 ORDER BY processed_at LIMIT ?1)";
+pub(crate) const COUNT_ALL: &str = "SELECT count(*) FROM message_queue";
+pub(crate) const USED_BYTES: &str = "SELECT (page_count - freelist_count) * page_size \
+    FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
+pub(crate) const FREE_BYTES: &str =
+    "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
+pub(crate) const PAGE_SIZE: &str = "SELECT page_size FROM pragma_page_size";
+pub(crate) const AUTO_VACUUM: &str = "SELECT auto_vacuum FROM pragma_auto_vacuum";
 pub(crate) const FREE_PAGES: &str = "SELECT freelist_count, page_count \
     FROM pragma_freelist_count, pragma_page_count";
 
@@ -186,6 +198,12 @@ pub(crate) const ALL: &[&str] = &[
     META_CLEAR,
     TRIM_PROCESSED,
     TRIM_UNDATED,
+    FREE_OLDEST,
+    COUNT_ALL,
+    USED_BYTES,
+    FREE_BYTES,
+    PAGE_SIZE,
+    AUTO_VACUUM,
     FREE_PAGES,
 ];
 
@@ -268,6 +286,7 @@ pub(crate) mod tests {
                 "PRIMARY KEY (producer=? AND sequence>? AND sequence<?)",
             ),
             (TRIM_PROCESSED, "INDEX message_processed (processed_at<?)"),
+            (FREE_OLDEST, "COVERING INDEX message_processed"),
             (TRIM_UNDATED, "INDEX message_processed (processed_at=?)"),
         ] {
             let steps = plan(&conn, statement).join(" | ");

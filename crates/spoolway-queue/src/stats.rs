@@ -24,7 +24,7 @@ use spoolway_proto::QueueId;
 
 use crate::clock::{self, Now};
 use crate::sql::{self, upkeep};
-use crate::{QueueError, SqliteQueue, file};
+use crate::{QueueError, SqliteQueue, file, limits};
 
 /// Reasons of dead letters that statistics name, most frequent first.
 const REASONS_MAX: i64 = 100;
@@ -68,6 +68,9 @@ pub struct Stats {
     pub free_bytes: u64,
     /// Size of its write-ahead log.
     pub wal_bytes: u64,
+    /// More than 64 MiB of it are not in the file yet: a reader keeps them from being copied, and
+    /// the log grows. An alarm: some program has had a transaction open for long.
+    pub wal_pinned: bool,
 }
 
 /// What the backlog consists of, by the first [`TOP_ROWS_MAX`] messages of it.
@@ -91,6 +94,8 @@ impl SqliteQueue {
     pub fn stats(&self) -> Result<Stats, QueueError> {
         let shared = self.shared();
         let (file_bytes, wal_bytes) = file::sizes(&shared.path);
+        // Not inside a transaction: SQLite tells it only outside.
+        let uncopied = shared.read(limits::uncopied)?;
         let identity = shared.identity();
         let now = Now::read();
         shared.snapshot(|conn, _| {
@@ -144,8 +149,9 @@ impl SqliteQueue {
                 oldest_pending_age_s: oldest
                     .map(|created| now.wall_s().saturating_sub(created).max(0).unsigned_abs()),
                 file_bytes,
-                free_bytes: 4_096 * free.unsigned_abs(),
+                free_bytes: count(sql::PAGE_SIZE)? * free.unsigned_abs(),
                 wal_bytes,
+                wal_pinned: wal_bytes.min(uncopied) > limits::WAL_BYTES_ALARM,
             })
         })
     }

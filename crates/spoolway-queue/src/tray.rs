@@ -79,6 +79,10 @@ impl Request {
         }
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn answer(self, answer: Answer) {
         self.reply.send(answer);
     }

@@ -75,7 +75,8 @@ impl SqliteQueue {
         })
     }
 
-    /// Gives free pages back to the file system, a few at a time.
+    /// Gives free pages back to the file system, a few at a time. A file that was adopted
+    /// cannot: its free pages are used for new messages.
     pub(crate) fn shrink(&self) -> Result<(), QueueError> {
         self.shrink_to(FREE_PAGES_KEPT)
     }
@@ -89,6 +90,10 @@ impl SqliteQueue {
                 let free: i64 = tx
                     .prepare(sql::FREE_PAGES)?
                     .query_row((), |row| row.get(0))?;
+                let vacuum: i64 = tx
+                    .prepare(sql::AUTO_VACUUM)?
+                    .query_row((), |row| row.get(0))?;
+                let free = if vacuum == 0 { 0 } else { free };
                 let excess = (free - kept).clamp(0, pages);
                 if excess > 0 {
                     // Each page is a row that has to be asked for.

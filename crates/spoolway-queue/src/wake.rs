@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -54,6 +55,7 @@ pub(crate) fn send(socket: &UnixDatagram, to: &Path) {
 /// is there belongs to a consumer that is gone, and is replaced.
 #[derive(Debug)]
 pub struct Watch {
+    pid: u32,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -85,6 +87,7 @@ impl Watch {
             .spawn(move || watcher.run(on_change))
             .map_err(|error| QueueError::io(path, error))?;
         Ok(Self {
+            pid: process::id(),
             stop,
             thread: Some(thread),
         })
@@ -93,6 +96,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        if self.pid != process::id() {
+            // Its thread and its socket are the parent's.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();

@@ -25,11 +25,12 @@ use crate::claims::ClaimBook;
 use crate::clock::Now;
 use crate::file::{self, OpenFile};
 use crate::group::{apply_one, execute, merge};
+use crate::limits::{Limits, LogAlarm, Room};
 use crate::producer::Tally;
 use crate::queue::{Durability, Role};
 use crate::shared::Shared;
 use crate::tray::{Answer, Request, Taken};
-use crate::{QueueError, sql, wake};
+use crate::{QueueError, quarantine, sql, wake};
 
 /// How often an idle writer looks whether its file is still the one that the path names.
 const TICK: Duration = Duration::from_millis(1_000);
@@ -61,6 +62,10 @@ pub(crate) struct Writer {
     resync: bool,
     /// Something was committed since the last checkpoint.
     uncopied: bool,
+    /// Rows of a damaged file may wait to be saved.
+    salvages: bool,
+    log: LogAlarm,
+    room: Room,
     waker: Option<UnixDatagram>,
     wake_path: PathBuf,
     jitter: Jitter,
@@ -79,6 +84,10 @@ enum Failure {
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, file: OpenFile, owner: Owner) -> Self {
         let wake_path = wake::socket_path(&shared.path);
+        let limits = Limits {
+            bytes_max: shared.options.queue_bytes_max,
+            messages_max: shared.options.queue_messages_max,
+        };
         Self {
             shared,
             file: Some(file),
@@ -89,6 +98,9 @@ impl Writer {
             unsettled: false,
             resync: false,
             uncopied: true,
+            salvages: true,
+            log: LogAlarm::default(),
+            room: Room::new(limits),
             waker: wake::sender(),
             wake_path,
             jitter: Jitter::new(),
@@ -123,6 +135,7 @@ impl Writer {
         if self.shared.options.role == Role::Producer {
             self.copy_wal(WAL_BYTES_BUSY);
         }
+        self.watch_log();
     }
 
     /// Commits a group, wherever its file goes meanwhile.
@@ -141,10 +154,20 @@ impl Writer {
                         });
                     }
                 }
-                Err(Failure::Rejected(error)) if unknown.is_some() => {
-                    return Err(error.into_unknown());
+                Err(Failure::Rejected(error)) => {
+                    let error = match self.heal(&error) {
+                        Ok(true) if moves < MOVES_MAX => {
+                            moves += 1;
+                            continue;
+                        }
+                        Ok(_) => error,
+                        Err(other) => other,
+                    };
+                    return Err(match unknown {
+                        Some(_) => error.into_unknown(),
+                        None => error,
+                    });
                 }
-                Err(Failure::Rejected(error)) => return Err(error),
                 Err(Failure::Unknown(error, _)) if unknown.is_some() => {
                     return Err(error.into_unknown());
                 }
@@ -158,6 +181,11 @@ impl Writer {
 
     fn attempt(&mut self, group: &mut Vec<Request>) -> Result<Vec<Answer>, Failure> {
         self.ready().map_err(Failure::Rejected)?;
+        self.salvage();
+        if let Some(file) = &self.file {
+            let bytes = group.iter().map(Request::bytes).sum();
+            self.room.look(&file.conn, &self.shared.path, bytes);
+        }
         let claims = group.iter().all(|request| request.job.only_claims());
         self.sync_commits(!claims).map_err(Failure::Rejected)?;
         if self.begin().map_err(Failure::Rejected)? && !claims {
@@ -198,6 +226,9 @@ impl Writer {
     /// A file is open, and nothing of a failed commit is left in its WAL.
     fn ready(&mut self) -> Result<(), QueueError> {
         let shared = Arc::clone(&self.shared);
+        if shared.is_damaged() && quarantine::may(&shared.path, &shared.options) {
+            self.set_aside(&shared.read_damage())?;
+        }
         if self.unsettled {
             if self.file.as_ref().is_some_and(OpenFile::has_moved) {
                 self.lose_file();
@@ -215,6 +246,8 @@ impl Writer {
             shared.opened(&file, self.lost)?;
             self.lost = false;
             self.resync = true;
+            self.salvages = true;
+            self.room.forget();
             self.file = Some(file);
         }
         if self.unsettled {
@@ -317,6 +350,7 @@ impl Writer {
             path,
             book: &mut self.book,
             owner: &mut self.owner,
+            room: &mut self.room,
             now: Now::read(),
             news: News::default(),
             tally: Tally::default(),
@@ -350,6 +384,7 @@ impl Writer {
             }
         }
         self.book.undo_all();
+        self.room.forget();
         self.owner = owner;
     }
 
@@ -367,11 +402,23 @@ impl Writer {
         if self.file.as_ref().is_some_and(OpenFile::has_moved) {
             self.lose_file();
         }
-        if let Err(error) = self.ready() {
-            tracing::debug!(queue = %self.shared.path.display(), %error, "the file stays closed");
+        self.salvages = true;
+        let ready = self.examine_if_told().and_then(|()| self.ready());
+        match ready {
+            Ok(()) => self.salvage(),
+            Err(error) => {
+                tracing::debug!(queue = %self.shared.path.display(), %error, "the file stays closed");
+            }
         }
+        self.watch_log();
         if self.shared.options.role == Role::Producer {
             self.copy_wal(WAL_BYTES_IDLE);
+        }
+    }
+
+    fn watch_log(&mut self) {
+        if let Some(file) = &self.file {
+            self.log.look(&file.conn, &self.shared.path);
         }
     }
 
@@ -411,6 +458,8 @@ impl Jitter {
         Duration::from_micros(100 + self.0 % 900)
     }
 }
+
+mod heal;
 
 #[cfg(test)]
 mod tests;

@@ -70,6 +70,9 @@ fn table(queue: &SqliteQueue, stats: &queue::Stats, top: &queue::Top) -> String 
     line("file", bytes(stats.file_bytes));
     line("  free", bytes(stats.free_bytes));
     line("  log", bytes(stats.wal_bytes));
+    if stats.wal_pinned {
+        line("  PINNED", "by a reader".into());
+    }
     for (name, most) in [("type", &top.types), ("key", &top.keys)] {
         if most.is_empty() {
             continue;

@@ -43,7 +43,7 @@ impl Source {
                 return Ok(vec![Self::ours(path, conn, take)?]);
             }
             Found::Empty => return Ok(Vec::new()),
-            Found::Foreign(_) => {}
+            Found::Foreign(_) | Found::FlowTrace | Found::Damaged(_) => {}
         }
         let names: Vec<String> = conn
             .prepare(user::TABLES)

@@ -111,6 +111,12 @@ fn part() {
             queue.write(vec![row(message(&id))]).unwrap();
             say(queue.identity());
         }
+        "lock" => {
+            let conn = rusqlite::Connection::open(path).unwrap();
+            conn.busy_timeout(std::time::Duration::ZERO).unwrap();
+            let locked = conn.execute_batch("BEGIN IMMEDIATE").is_err();
+            say(if locked { "locked" } else { "free" });
+        }
         "insert" => insert_until_killed(Path::new(&path)),
         "poll" => poller::poll_until_empty(Path::new(&path)),
         "inbox-recorded" => inbox::handle_until("recorded", &Database::at(&path)),

@@ -93,6 +93,39 @@ fn a_full_disk_is_an_error_and_writes_go_on_when_there_is_room() {
 }
 
 #[test]
+fn cleanup_makes_room_on_a_full_disk() {
+    for role in [Role::Producer, Role::Consumer] {
+        let Some(disk) = SmallDisk::mount("4m") else {
+            println!("skipped: mounting a tmpfs needs root");
+            return;
+        };
+        let options = spoolway_queue::QueueOptions { role, ..consumer() };
+        let queue = SqliteQueue::open(disk.path().join("q.db"), options).unwrap();
+        // Small rows, so that as little as possible is left when no more fits.
+        let mut stored = 0;
+        while queue
+            .write(vec![row(message(&format!("m{stored}")))])
+            .is_ok()
+        {
+            if stored < 2_000 {
+                let id = format!("m{stored}").parse().unwrap();
+                queue.mark_processed(&id).unwrap();
+            }
+            stored += 1;
+        }
+        assert!(stored > 2_500, "{stored}");
+        fs::write(disk.path().join("ballast"), vec![0; 1 << 20]).unwrap_err();
+        let refused = queue.write(vec![row(large(50_000))]).unwrap_err();
+        assert_eq!(refused.code(), "queue_full");
+
+        assert_eq!(queue.cleanup(std::time::Duration::ZERO).unwrap(), 2_000);
+        let stats = queue.stats().unwrap();
+        assert_eq!(stats.pending, stored - 2_000);
+        queue.write(vec![row(message("after"))]).unwrap();
+    }
+}
+
+#[test]
 fn a_directory_that_comes_back_is_written_to_again() {
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("home");

@@ -4,6 +4,7 @@
     reason = "helpers of tests, which clippy does not take for tests, fail like them"
 )]
 
+mod adopt;
 mod child;
 mod claims;
 mod dead;
@@ -17,5 +18,6 @@ mod poller;
 mod producers;
 mod support;
 mod transfer;
+mod versions;
 mod wake;
 mod writers;
