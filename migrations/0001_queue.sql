@@ -89,6 +89,7 @@ CREATE TABLE outcome (
     crc        INTEGER NOT NULL,
     outcome    TEXT    NOT NULL, -- processed, stored, dead, received
     reason     TEXT,             -- why it is dead
+    counted    INTEGER NOT NULL, -- 1: it is among those that its consumer has answered
     PRIMARY KEY (producer, sequence)
 ) WITHOUT ROWID;
 

@@ -100,6 +100,8 @@ pub struct Kept {
     pub outcome: Outcome,
     /// Why it is dead.
     pub reason: Option<String>,
+    /// Whether it is among those that its consumer has answered, as its record counts them.
+    pub counted: bool,
 }
 
 /// What became of the messages of one producer. `missing` other than 0 is an alarm.
@@ -233,6 +235,7 @@ impl Tx<'_> {
             kept.crc,
             kept.outcome.as_str(),
             kept.reason,
+            kept.counted,
         ])?;
         Ok(Written::Done)
     }
@@ -339,6 +342,7 @@ fn kept(row: &Row<'_>) -> rusqlite::Result<Kept> {
         crc: row.get(2)?,
         outcome: parse(row, 3)?,
         reason: row.get(4)?,
+        counted: row.get(5)?,
     })
 }
 

@@ -110,14 +110,15 @@ pub(crate) const TRIM_PRODUCERS: &str = "DELETE FROM producer WHERE producer IN 
 pub(crate) const TRIM_OUTCOMES: &str = "DELETE FROM outcome WHERE (producer, sequence) IN \
     (SELECT outcome.producer, sequence FROM outcome JOIN producer USING (producer) WHERE updated_at <= ?1 LIMIT ?2)";
 
-pub(crate) const KEEP_OUTCOME: &str = "INSERT INTO outcome (producer, sequence, message_id, crc, outcome, reason) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (producer, sequence) DO UPDATE SET \
-    message_id = excluded.message_id, crc = excluded.crc, outcome = excluded.outcome, reason = excluded.reason";
+pub(crate) const KEEP_OUTCOME: &str = "INSERT INTO outcome (producer, sequence, message_id, crc, outcome, reason, counted) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (producer, sequence) DO UPDATE SET \
+    message_id = excluded.message_id, crc = excluded.crc, outcome = excluded.outcome, reason = excluded.reason, \
+    counted = excluded.counted";
 pub(crate) const DROP_OUTCOMES: &str =
     "DELETE FROM outcome WHERE producer = ?1 AND sequence BETWEEN ?2 AND ?3";
-pub(crate) const OUTCOMES: &str = "SELECT sequence, message_id, crc, outcome, reason FROM outcome \
+pub(crate) const OUTCOMES: &str = "SELECT sequence, message_id, crc, outcome, reason, counted FROM outcome \
     WHERE producer = ?1 ORDER BY sequence";
-pub(crate) const OUTCOME: &str = "SELECT sequence, message_id, crc, outcome, reason FROM outcome \
+pub(crate) const OUTCOME: &str = "SELECT sequence, message_id, crc, outcome, reason, counted FROM outcome \
     WHERE producer = ?1 AND sequence = ?2";
 pub(crate) const ANY_OUTCOME: &str = "SELECT EXISTS (SELECT 1 FROM outcome)";
 pub(crate) const HOLD_KEY: &str = "INSERT INTO held_key (key, since, message_id, reason) \

@@ -119,6 +119,7 @@ impl Machine {
             crc: kept.crc,
             outcome: kept.outcome,
             reason: kept.reason.as_deref().map(str::to_owned),
+            counted: kept.counted,
         });
         let counts = &producer.counts;
         ProducerRecord {

@@ -239,7 +239,7 @@ impl Machine {
                 crc: kept.crc,
                 outcome: kept.outcome,
                 reason: kept.reason.map(Into::into),
-                counted: remembered,
+                counted: remembered && kept.counted,
             };
             self.recent.keep(&value);
             producer.kept.insert(kept.sequence, value);

@@ -139,7 +139,7 @@ impl Machine {
     }
 
     fn done(&mut self, ticket: Ticket) {
-        let Some(entry) = self.entries.get_mut(&ticket) else {
+        let Some(entry) = self.entries.get(&ticket) else {
             return;
         };
         let mut writes: Vec<(Write, Doing)> = match entry.row {
@@ -147,11 +147,7 @@ impl Machine {
                 let attempts = entry.attempts;
                 vec![(Write::Processed { seq, attempts }, Doing::Nothing)]
             }
-            None if self.config.dedup == Dedup::Durable => entry
-                .pairs
-                .iter()
-                .map(|pair| (keep(pair, entry), Doing::Nothing))
-                .collect(),
+            None if self.config.dedup == Dedup::Durable => self.keep_on_disk(ticket),
             None => Vec::new(),
         };
         let Some((_, last)) = writes.last_mut() else {
@@ -160,13 +156,31 @@ impl Machine {
             return;
         };
         *last = Doing::Settle(ticket, Outcome::Processed);
-        entry.step = Step::Settling;
+        self.set_step(ticket, Step::Settling);
         // The next of its key need not wait for the commit: a crash may repeat this one, no more.
         if let Some(entry) = self.entries.remove(&ticket) {
             self.leave_lane(&entry, ticket);
             self.entries.insert(ticket, entry);
         }
         self.commit(writes);
+    }
+
+    /// The writes that keep the outcome of each of its numbers. Counted now, with what the file will say: another
+    /// run may find it there before it was answered.
+    fn keep_on_disk(&mut self, ticket: Ticket) -> Vec<(Write, Doing)> {
+        let Some(entry) = self.entries.get_mut(&ticket) else {
+            return Vec::new();
+        };
+        let keeps = entry.pairs.iter().map(|pair| keep(pair, entry));
+        let writes = keeps.map(|keep| (keep, Doing::Nothing)).collect();
+        let uncounted = entry.pairs.iter_mut().filter(|pair| !pair.counted);
+        let mut counted = Vec::new();
+        for pair in uncounted {
+            pair.counted = true;
+            counted.push(pair.producer);
+        }
+        counted.into_iter().for_each(|id| self.count_answer(id));
+        writes
     }
 
     /// Tries again later, from the file; what is behind it in its lane goes there with it.
@@ -304,6 +318,7 @@ fn keep(pair: &Pair, entry: &Entry) -> Write {
         crc: entry.crc,
         outcome: Outcome::Processed,
         reason: None,
+        counted: true,
     };
     let producer = pair.producer;
     Write::Keep { producer, kept }

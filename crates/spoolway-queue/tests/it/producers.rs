@@ -41,6 +41,7 @@ fn kept(sequence: u64, id: &str, outcome: Outcome) -> Kept {
         crc: message(id).crc(),
         outcome,
         reason: (outcome == Outcome::Dead).then(|| "expired".into()),
+        counted: true,
     }
 }
 
