@@ -251,6 +251,7 @@ impl Machine {
             .iter()
             .filter(|ticket| *ticket <= lookup.upto)
             .collect();
+        let held = self.held.contains(key);
         for ticket in asked {
             if self.step(ticket) != Some(Step::Asking) {
                 continue;
@@ -259,7 +260,11 @@ impl Machine {
                 .entries
                 .get(&ticket)
                 .is_some_and(|e| e.by_file && e.row.is_none());
-            if by_file || lookup.tainted || !self.rows_are_ahead(key, ticket, lookup.read, &rows) {
+            if by_file
+                || held
+                || lookup.tainted
+                || !self.rows_are_ahead(key, ticket, lookup.read, &rows)
+            {
                 self.leave(ticket);
                 break;
             }
@@ -308,6 +313,13 @@ impl Machine {
                 if self.is_leaving(&key) {
                     return;
                 }
+                if self.is_burying(&key) {
+                    // Not before its head is dead in the file: after a kill it would be behind them there.
+                    if self.step(ticket) == Some(Step::Waiting) {
+                        self.set_step(ticket, Step::Asking);
+                    }
+                    return;
+                }
                 self.empty_lane(&key, None, &mut writes);
             }
             None => self.leave_one(ticket, &mut writes),
@@ -321,6 +333,13 @@ impl Machine {
         self.lanes
             .get(key)
             .is_some_and(|lane| lane.iter().any(leaving))
+    }
+
+    /// Whether the head of this lane has no row yet, and is about to be a dead letter.
+    fn is_burying(&self, key: &Key) -> bool {
+        let head = self.lanes.get(key).map(|lane| lane.head);
+        head.and_then(|head| self.entries.get(&head))
+            .is_some_and(|head| head.step == Step::Burying && head.row.is_none())
     }
 
     /// The writes that take the lane's messages out of memory, except what has begun and `but`.
