@@ -277,7 +277,8 @@ impl Machine {
                     if self
                         .entries
                         .get(&ticket)
-                        .is_some_and(|e| e.row.is_none() && e.lane_key().is_none()) =>
+                        .is_some_and(|e| e.row.is_none() && e.lane_key().is_none())
+                        || void && write.names_rows() =>
                 {
                     self.could_not_store(ticket, true);
                 }

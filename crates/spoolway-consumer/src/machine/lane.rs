@@ -203,6 +203,10 @@ impl Machine {
             return;
         }
         let step = |ticket: Ticket| self.entries.get(&ticket).map(|entry| entry.step);
+        if step(lane.head) == Some(Step::Burying) {
+            // Nothing of it can go on, or to the file, before that is written.
+            return;
+        }
         if lane
             .iter()
             .any(|ticket| step(ticket) == Some(Step::Leaving))
