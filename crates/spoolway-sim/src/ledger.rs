@@ -118,7 +118,8 @@ impl Ledger {
         }
         let sent = &self.messages[id];
         let Some(key) = &sent.key else { return };
-        if file.is_stopped(key) {
+        // What a file held of stopped keys went with it.
+        if file.is_stopped(key) && !self.other_file {
             let text = format!("{id} starts though its key {key} is stopped");
             return self.break_rule(text);
         }
