@@ -318,7 +318,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Ends the claim on a row that stays pending.
+    /// Ends the claim on a row that stays pending, or may come to be.
     fn give_back(&mut self, seq: i64) -> Applied<()> {
         let (cut, behind) = self.book.give_back(seq);
         match cut {
@@ -339,7 +339,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Ends the claim on a row that is settled.
+    /// Ends the claim on a row that is processed.
     fn settle_claim(&mut self, seq: i64) -> Applied<()> {
         match self.book.settle(seq) {
             Some(id) => self.end_claim(id),
@@ -400,7 +400,8 @@ impl Tx<'_> {
     fn dead(&mut self, seq: i64, attempts: u32, reason: &str, error: Option<&str>) -> Applied {
         let values = params![seq, self.now.wall_s(), attempts, reason, error];
         let settled = self.settle(seq, sql::DEAD, values)?;
-        self.settle_claim(seq)?;
+        // It may be requeued while others of its range are still held, and is nobody's then.
+        self.give_back(seq)?;
         if let Some(Some(producer)) = &settled {
             self.tally.of(producer.clone()).dead += 1;
         }

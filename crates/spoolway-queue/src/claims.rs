@@ -1,8 +1,8 @@
 //! Which rows this process holds, and which claim row of the file covers each.
 //!
-//! A claim row is a range of `seq`. Settling a row writes nothing to the claim table until the
-//! last one of its range is settled; giving back a row that stays pending cuts its range in two,
-//! because whoever takes over makes a suspect of every unprocessed row in a range.
+//! A claim row is a range of `seq`. A row that is processed writes nothing to the claim table until
+//! the last one of its range is; one that stays pending, or dies and may be requeued, cuts its range
+//! in two, because whoever takes over makes a suspect of every unprocessed row in a range.
 //!
 //! Invariant: ranges do not overlap, and each holds at least one row.
 //!

@@ -134,7 +134,7 @@ impl SqliteQueue {
     /// in the same answer, so they are to be processed in its order. Of the suspects one at a time comes.
     ///
     /// The first call takes the file's lock and takes it over from its last owner. Damaged and
-    /// expired messages become dead letters on the way.
+    /// expired messages become dead letters on the way, and hold up nothing.
     ///
     /// # Errors
     ///
@@ -183,8 +183,7 @@ impl SqliteQueue {
         dequeuer: &mut Dequeuer,
         limit: usize,
     ) -> Result<Vec<Claimed>, QueueError> {
-        let (mut cursor, mut taken, mut writes) = (Cursor::default(), Vec::new(), Vec::new());
-        let mut seen = HashSet::new();
+        let (mut cursor, mut picked) = (Cursor::default(), Picked::default());
         loop {
             let page = self.candidates(cursor, limit.max(64))?;
             if page.generation != dequeuer.generation {
@@ -192,14 +191,17 @@ impl SqliteQueue {
                     path: self.path().into(),
                 });
             }
-            pick(&page, dequeuer, limit, &mut seen, &mut taken, &mut writes);
+            picked.pick(&page, dequeuer, limit);
             cursor = page.cursor;
-            if page.end || taken.len() >= limit {
+            if page.end || picked.taken.len() >= limit {
                 break;
             }
         }
+        let Picked {
+            taken, mut writes, ..
+        } = picked;
         if !taken.is_empty() {
-            let seqs: Vec<i64> = taken.iter().map(|taken: &Candidate| taken.seq).collect();
+            let seqs: Vec<i64> = taken.iter().map(|taken| taken.seq).collect();
             if let Some(suspect) = taken.iter().find(|taken| taken.suspect) {
                 dequeuer.suspect = Some(suspect.seq);
                 writes.push(Write::Begin { seq: suspect.seq });
@@ -274,20 +276,23 @@ impl SqliteQueue {
         let Some((seq, attempts)) = found else {
             return Ok(false);
         };
-        let attempts = attempts + 1;
+        let dequeuer = || {
+            let dequeuer = self.dequeuer().lock();
+            dequeuer.unwrap_or_else(PoisonError::into_inner)
+        };
+        // The start of a suspect was counted when it was given out.
+        let is_counted = dequeuer().suspect == Some(seq);
+        let attempts = attempts + u32::from(!is_counted);
         let written = self.write(vec![Write::Processed { seq, attempts }])?;
-        let mut dequeuer = self
-            .dequeuer()
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        dequeuer.end(seq);
+        dequeuer().end(seq);
         Ok(matches!(
             written.as_slice(),
             [Written::Settled { seq: Some(_) }]
         ))
     }
 
-    /// The first messages of the backlog that are due, claimed or not, without claiming them.
+    /// The first messages of the backlog that are due, claimed or not, without claiming them; damaged
+    /// ones among them are left out.
     ///
     /// # Errors
     ///
@@ -297,54 +302,65 @@ impl SqliteQueue {
     }
 }
 
-/// Takes from a page what can run, and buries what never can.
-fn pick(
-    page: &Page,
-    dequeuer: &Dequeuer,
-    limit: usize,
-    seen: &mut HashSet<i64>,
-    taken: &mut Vec<Candidate>,
-    writes: &mut Vec<Write>,
-) {
-    let dead = |seq, attempts, reason: &str, error| {
-        let reason = reason.to_owned();
-        Write::Dead {
+/// What one dequeue comes to, page by page.
+#[derive(Default)]
+struct Picked {
+    taken: Vec<Candidate>,
+    /// Rows that never can run, by the writes that bury them: they are in the way of nothing.
+    buried: HashSet<i64>,
+    writes: Vec<Write>,
+    /// A damaged index can name a row twice.
+    seen: HashSet<i64>,
+}
+
+impl Picked {
+    /// Buries what never can run, then takes what can.
+    fn pick(&mut self, page: &Page, dequeuer: &Dequeuer, limit: usize) {
+        for damaged in &page.damaged {
+            self.bury(damaged.seq, 0, damaged.reason, Some(damaged.error.clone()));
+        }
+        let now = Timestamp(Now::read().wall_ms);
+        let mut living = Vec::with_capacity(page.candidates.len());
+        for candidate in &page.candidates {
+            if dequeuer.claimed.contains(&candidate.seq) || !self.seen.insert(candidate.seq) {
+                continue;
+            }
+            // Whoever requeues or replays a message wants it run, late or not.
+            let expires_at = candidate.message.expires_at();
+            if candidate.delivery == 0 && expires_at.is_some_and(|moment| moment <= now) {
+                self.bury(candidate.seq, candidate.attempts, "expired", None);
+            } else {
+                living.push(candidate);
+            }
+        }
+        for candidate in living {
+            let is_next = !candidate.suspect
+                || dequeuer.suspect.is_none() && !self.taken.iter().any(|taken| taken.suspect);
+            if self.taken.len() < limit && is_next && self.is_clear(&candidate.before) {
+                self.taken.push(candidate.clone());
+            }
+        }
+    }
+
+    fn is_clear(&self, before: &Before) -> bool {
+        let is_clear = |row: &i64| {
+            self.buried.contains(row) || self.taken.iter().any(|taken| taken.seq == *row)
+        };
+        match before {
+            Before::None => true,
+            Before::Rows(rows) => rows.iter().all(is_clear),
+            Before::Many => false,
+        }
+    }
+
+    fn bury(&mut self, seq: i64, attempts: u32, reason: &str, error: Option<String>) {
+        self.buried.insert(seq);
+        self.writes.push(Write::Dead {
             seq,
             attempts,
-            reason,
+            reason: reason.to_owned(),
             error,
-        }
-    };
-    for damaged in &page.damaged {
-        writes.push(dead(
-            damaged.seq,
-            0,
-            damaged.reason,
-            Some(damaged.error.clone()),
-        ));
-    }
-    let now = Timestamp(Now::read().wall_ms);
-    for candidate in &page.candidates {
-        // A damaged index can name a row twice.
-        if dequeuer.claimed.contains(&candidate.seq) || !seen.insert(candidate.seq) {
-            continue;
-        }
-        // Whoever requeues or replays a message wants it run, late or not.
-        let expires_at = candidate.message.expires_at();
-        if candidate.delivery == 0 && expires_at.is_some_and(|moment| moment <= now) {
-            writes.push(dead(candidate.seq, candidate.attempts, "expired", None));
-            continue;
-        }
-        let runs = match &candidate.before {
-            Before::None => true,
-            Before::Rows(rows) => rows.iter().all(|row| taken.iter().any(|t| t.seq == *row)),
-            Before::Many => false,
-        };
-        let is_next = !candidate.suspect
-            || dequeuer.suspect.is_none() && !taken.iter().any(|taken| taken.suspect);
-        if runs && is_next && taken.len() < limit {
-            taken.push(candidate.clone());
-        }
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,9 +29,9 @@ pub fn side_file(path: &Path, suffix: &str) -> PathBuf {
 /// ([`SqliteQueue::lock_path`](crate::SqliteQueue::lock_path)) and one beside the socket.
 #[derive(Debug)]
 pub struct ConsumerLock {
-    // Held, not read: closing it is what ends the lock.
-    _file: File,
+    file: File,
     path: PathBuf,
+    /// The process that took it, and the file: one forked from it has the descriptor, and no right to end this.
     held: Held,
 }
 
@@ -44,18 +45,10 @@ pub(crate) fn is_held_here(side_file: &Path) -> bool {
     let Ok(found) = std::fs::symlink_metadata(side_file) else {
         return false;
     };
-    let held = (std::process::id(), found.dev(), found.ino());
+    let held = (process::id(), found.dev(), found.ino());
     HELD.lock()
         .unwrap_or_else(PoisonError::into_inner)
         .contains(&held)
-}
-
-impl Drop for ConsumerLock {
-    fn drop(&mut self) {
-        HELD.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|held| *held != self.held);
-    }
 }
 
 impl ConsumerLock {
@@ -106,12 +99,12 @@ impl ConsumerLock {
             if names_same_file(side_file, &file) {
                 write_pid(&mut file).map_err(failed)?;
                 let found = file.metadata().map_err(failed)?;
-                let held = (std::process::id(), found.dev(), found.ino());
+                let held = (process::id(), found.dev(), found.ino());
                 HELD.lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(held);
                 return Ok(Self {
-                    _file: file,
+                    file,
                     path: side_file.into(),
                     held,
                 });
@@ -145,6 +138,23 @@ impl ConsumerLock {
     /// The file that is locked.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for ConsumerLock {
+    /// Closing the file is not enough: a process that is being started shares the descriptor until
+    /// it runs its program, and the lock would stay that long.
+    fn drop(&mut self) {
+        let (pid, ..) = self.held;
+        if pid != process::id() {
+            return;
+        }
+        HELD.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|held| *held != self.held);
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(lock = %self.path.display(), %error, "a lock ends only with its file");
+        }
     }
 }
 
@@ -221,7 +231,7 @@ fn read_pid(file: &mut File) -> Option<u32> {
 fn write_pid(file: &mut File) -> io::Result<()> {
     // A full disk must not keep a consumer from starting: the text is for people only, and its
     // bytes fit in the block that is there.
-    let text = format!("{}\n", std::process::id());
+    let text = format!("{}\n", process::id());
     file.rewind()?;
     match file
         .set_len(0)
@@ -244,7 +254,7 @@ mod tests {
         let lock = ConsumerLock::acquire(&side).unwrap();
         match ConsumerLock::acquire(&side) {
             Err(QueueError::Owned { path, pid }) => {
-                assert_eq!((path, pid), (side.clone(), Some(std::process::id())));
+                assert_eq!((path, pid), (side.clone(), Some(process::id())));
             }
             other => panic!("{other:?}"),
         }
@@ -255,13 +265,26 @@ mod tests {
         assert!(side.exists(), "never unlinked");
     }
 
+    /// A test failed under load because another one started a process at that moment: until that
+    /// runs its program, it shares every descriptor.
+    #[test]
+    fn a_lock_ends_with_its_value_though_a_child_shares_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let side = dir.path().join("q.db.lock");
+        let lock = ConsumerLock::acquire(&side).unwrap();
+        let shared = lock.file.try_clone().unwrap();
+        drop(lock);
+        ConsumerLock::acquire(&side).unwrap();
+        drop(shared);
+    }
+
     #[test]
     fn a_lock_file_that_was_removed_guards_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let side = dir.path().join("q.db.lock");
         let old = ConsumerLock::acquire(&side).unwrap();
         std::fs::remove_file(&side).unwrap();
-        assert!(!names_same_file(&side, &old._file));
+        assert!(!names_same_file(&side, &old.file));
         ConsumerLock::acquire(&side).unwrap();
     }
 

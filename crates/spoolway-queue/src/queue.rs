@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rusqlite::OptionalExtension;
 use spoolway_proto::{InstanceId, Limits, QueueId};
 use uuid::Uuid;
 
@@ -210,7 +211,8 @@ impl SqliteQueue {
     }
 
     /// Gives the file up in order: records the producers, ends this owner's claims without an
-    /// attempt, and leaves the mark that the next owner's [`take_over`](Self::take_over) finds.
+    /// attempt, and leaves the mark that the next owner's [`take_over`](Self::take_over) finds. Who
+    /// has not taken the file over leaves none: its last owner may have been killed.
     ///
     /// # Errors
     ///
@@ -223,7 +225,9 @@ impl SqliteQueue {
             let instance = tx.owner.instance.to_string();
             tx.prepare(sql::CLAIMS_OF)?.execute([&instance])?;
             tx.book.drop_all();
-            tx.set_meta(schema::META_CLEAN, Some(&instance))?;
+            if meta(tx, schema::META_OWNER)? == Some(instance.clone()) {
+                tx.set_meta(schema::META_CLEAN, Some(&instance))?;
+            }
             Ok(())
         })
     }
@@ -311,13 +315,13 @@ impl SqliteQueue {
     }
 }
 
+fn meta(tx: &Tx<'_>, name: &str) -> rusqlite::Result<Option<String>> {
+    tx.prepare(sql::META)?
+        .query_row([name], |row| row.get(0))
+        .optional()
+}
+
 fn take_over(tx: &mut Tx<'_>, instance: InstanceId) -> Result<TakenOver, Fault> {
-    use rusqlite::OptionalExtension;
-    let meta = |tx: &Tx<'_>, name: &str| -> rusqlite::Result<Option<String>> {
-        tx.prepare(sql::META)?
-            .query_row([name], |row| row.get(0))
-            .optional()
-    };
     let clean = meta(tx, schema::META_CLEAN)?.is_some();
     let last_owner = meta(tx, schema::META_OWNER)?.and_then(|text| text.parse().ok());
     let text = instance.to_string();

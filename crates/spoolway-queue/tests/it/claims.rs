@@ -195,3 +195,18 @@ fn released_messages_come_again() {
     );
     assert_eq!(again[0].attempts, 0);
 }
+
+/// The model test found that its start was counted twice: when it was given out, and again here.
+#[test]
+fn a_suspect_that_is_settled_by_its_id_was_started_once() {
+    let queue = Fixture::new();
+    let claimed = {
+        queue.insert(message("a"));
+        queue.again().dequeue(1).unwrap()
+    };
+    assert_eq!(claimed.len(), 1, "and its owner is gone");
+    let again = queue.dequeue(1).unwrap();
+    assert!(again[0].suspect);
+    assert!(queue.mark_processed(&again[0].message.id).unwrap());
+    assert_eq!(queue.number("SELECT attempts FROM message_queue"), 1);
+}

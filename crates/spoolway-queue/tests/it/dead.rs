@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use spoolway_proto::{Epoch, Key, Message, ProducerId, Timestamp};
 use spoolway_queue::{
-    Cursor, Due, Filter, HeldKey, NewRow, Origin, RowState, Settled, SqliteQueue, Write, side_file,
+    Cursor, Due, Filter, HeldKey, NewRow, Origin, RowState, Settled, Settlement, SqliteQueue,
+    Write, side_file,
 };
 
 use crate::support::{Fixture, consumer, message, row, take_over, wait_until};
@@ -142,6 +143,32 @@ fn a_requeued_letter_runs_again_under_its_id_outside_its_lane_and_wakes_the_cons
     let claimed: Vec<&str> = claimed.iter().map(|one| one.message.id.as_str()).collect();
     assert_eq!(claimed, ["a", "ahead"]);
     assert_eq!(queue.requeue(&Filter::default()).unwrap(), 0);
+}
+
+/// The model test found that it was counted as claimed, and became suspect with its neighbours: a
+/// claim is a range of rows.
+#[test]
+fn a_requeued_letter_is_nobodys_though_its_neighbours_are_held() {
+    let queue = Fixture::new();
+    let owner = queue.again();
+    queue
+        .write(["a", "b", "c"].map(|id| row(message(id))).into())
+        .unwrap();
+    let claimed = owner.dequeue(3).unwrap();
+    let dead = Settlement::Dead {
+        reason: "attempts".into(),
+        error: None,
+    };
+    owner.settle(&[(&claimed[1], dead)]).unwrap();
+    assert_eq!(queue.requeue(&Filter::default()).unwrap(), 1);
+    let stats = queue.stats().unwrap();
+    assert_eq!((stats.claimed, stats.ready), (2, 1));
+
+    drop(owner);
+    let (taken, _lock) = take_over(&queue);
+    let suspects = queue.suspects(0, 9).unwrap().candidates;
+    let suspects: Vec<_> = suspects.iter().map(|row| row.seq).collect();
+    assert_eq!((taken.suspects, suspects), (2, vec![1, 3]));
 }
 
 #[test]

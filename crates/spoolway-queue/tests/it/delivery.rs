@@ -507,6 +507,22 @@ fn expired_messages_become_dead_letters() {
     );
 }
 
+/// The model test found that a whole key waited for the next call, and that who dequeues until
+/// nothing comes stopped too early.
+#[test]
+fn what_is_buried_is_in_the_way_of_nothing_in_the_same_answer() {
+    let queue = Fixture::new();
+    let late = message("late").key("k").ttl(Duration::from_secs(1));
+    for message in [late, message("damaged").key("k"), message("next").key("k")] {
+        queue.insert(message);
+    }
+    let damage = "UPDATE message_queue SET payload = '1' WHERE message_id = 'damaged'";
+    queue.foreign().execute(damage, ()).unwrap();
+    let claimed = queue.dequeue(10).unwrap();
+    let ids: Vec<_> = claimed.iter().map(|one| one.message.id.as_str()).collect();
+    assert_eq!((ids, queue.stats().unwrap().dead), (vec!["next"], 2));
+}
+
 #[test]
 fn cleanup_deletes_what_was_kept_long_enough_and_shrinks_the_file() {
     let queue = Fixture::new();
