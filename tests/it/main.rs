@@ -10,6 +10,7 @@ mod faults;
 mod foreign;
 mod keys;
 mod readme;
+mod replay;
 mod standby;
 mod support;
 mod torture;

@@ -2,6 +2,7 @@
 
 mod dead;
 mod queue;
+mod replay;
 mod words;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ pub(crate) use dead::{DeadCommand, DeadLs, DeadPurge, DeadRequeue, DeadShow};
 pub(crate) use queue::{
     Backup, Check, Compact, Export, Import, MigrateCommand, MigrateStatus, QueueCommand, Stats,
 };
+pub(crate) use replay::Replay;
 use words::parse_retry;
 pub(crate) use words::{Fault, KeyDoes, Remembers, Survives};
 
@@ -37,6 +39,7 @@ Examples:
   spoolway send --type order '{\"id\":1}'         send one message
   spoolway send --file events.jsonl             send a file of them, one JSON object a line
   spoolway replay                               wait until the backlog is delivered
+  spoolway replay --since 1h --type 'order:*'   deliver once more what was processed
   spoolway dead ls                              what failed for good, and why
   spoolway audit                                account for every message that was sent
   spoolway demo                                 watch it survive a kill -9
@@ -74,7 +77,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Serve(Serve),
     Send(Box<Send>),
-    Replay(Replay),
+    Replay(Box<Replay>),
     #[command(subcommand)]
     Queue(QueueCommand),
     #[command(subcommand)]
@@ -181,17 +184,6 @@ pub(crate) struct Send {
     /// Messages a second, in bursts; for the demo
     #[arg(long, hide = true)]
     pub(crate) rate: Option<u32>,
-    /// One JSON object instead of text
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Wait until the running consumer has delivered the whole backlog
-#[derive(Debug, clap::Args)]
-pub(crate) struct Replay {
-    /// Give up after this long, with exit code 75 [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    pub(crate) timeout: Option<Duration>,
     /// One JSON object instead of text
     #[arg(long)]
     pub(crate) json: bool,

@@ -39,7 +39,7 @@ fn run(args: Args) -> Result<u8, Failure> {
     match args.command {
         Command::Serve(serve) => asynchronous(commands::serve::run(places()?, serve, quiet)),
         Command::Send(send) => asynchronous(commands::send::run(places()?, *send, quiet)),
-        Command::Replay(replay) => commands::replay::run(&places()?, &replay, quiet),
+        Command::Replay(replay) => asynchronous(commands::replay::run(places()?, *replay, quiet)),
         Command::Queue(command) => on_queue(&places()?, &command, quiet),
         Command::Dead(DeadCommand::Ls(ls)) => commands::dead::list(&places()?, &ls),
         Command::Dead(DeadCommand::Show(show)) => commands::dead::show(&places()?, &show),

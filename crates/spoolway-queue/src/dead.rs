@@ -1,4 +1,4 @@
-//! Dead letters: listed, shown, requeued, purged; and the same update for whoever replays.
+//! Dead letters: listed, shown, requeued, purged.
 //!
 //! A dead letter stays until someone decides: nothing evicts it unless [`SqliteQueue::cap_dead`] is
 //! called. Many are changed in slices, so that no transaction is long, and by rising `seq`, so that
@@ -10,44 +10,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{OptionalExtension, Row};
 use serde::Serialize;
 use spoolway_proto::Timestamp;
 
 use crate::apply::{Fault, Tx};
-use crate::sql::{self, upkeep};
+use crate::replay::{self, Settled, Span};
+use crate::sql::upkeep;
 use crate::upkeep::{PAUSE, next_slice};
-use crate::{Filter, QueueError, SqliteQueue};
+use crate::{Filter, QueueError, SqliteQueue, row};
 
 /// Dead letters that [`SqliteQueue::cap_dead`] looks for at once.
 const CAP_PAGE: u64 = 100_000;
 
-/// Dead letters of one read.
-const WALK_ROWS: usize = 10_000;
-
 /// How long a slice may hold the write lock: as long as a full group of the writer.
-const SLICE_MAX: Duration = Duration::from_millis(5);
+pub(crate) const SLICE_MAX: Duration = Duration::from_millis(5);
 
 /// Rows of the first slice.
-const SLICE_ROWS: usize = 64;
-
-/// Which messages of a file can run once more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// Those that were processed and are still kept.
-    Processed,
-    /// Dead letters.
-    Dead,
-}
-
-/// What one call of [`SqliteQueue::requeue_some`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Requeued {
-    /// Messages that will run once more.
-    pub requeued: u64,
-    /// Where the next call goes on; `None`: nothing is behind.
-    pub after: Option<i64>,
-}
+pub(crate) const SLICE_ROWS: usize = 64;
 
 /// A message that will not be tried again by itself.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -153,33 +133,9 @@ impl SqliteQueue {
     ///
     /// Why a slice was not written; earlier ones stay requeued.
     pub fn requeue(&self, filter: &Filter) -> Result<u64, QueueError> {
-        self.change_dead(filter, |tx, seqs| requeue(tx, Settled::Dead, seqs))
-    }
-
-    /// Lets at most `limit` messages run once more, of those with a number above `after` (0 at
-    /// first), in one transaction: for whoever sets the pace. See [`requeue`](Self::requeue).
-    ///
-    /// # Errors
-    ///
-    /// Why nothing was written; [`QueueError::Moved`] when the path names another file by now.
-    pub fn requeue_some(
-        &self,
-        from: Settled,
-        filter: &Filter,
-        after: i64,
-        limit: usize,
-    ) -> Result<Requeued, QueueError> {
-        let walk = match from {
-            Settled::Processed => upkeep::WALK_PROCESSED,
-            Settled::Dead => upkeep::WALK_DEAD,
-        };
-        let (seqs, generation) = self.walk(walk, filter, after, limit)?;
-        let after = last_of(&seqs, limit);
-        let requeued = self.run(move |tx| {
-            tx.of_generation(generation)?;
-            requeue(tx, from, &seqs)
-        })?;
-        Ok(Requeued { requeued, after })
+        self.change_dead(filter, |tx, seqs| {
+            Ok(replay::requeue(tx, Settled::Dead, seqs)?.len() as u64)
+        })
     }
 
     /// Deletes dead letters for good; says how many. They stay counted as dead in
@@ -228,42 +184,16 @@ impl SqliteQueue {
         Ok(dropped)
     }
 
-    fn walk(
-        &self,
-        statement: &str,
-        filter: &Filter,
-        after: i64,
-        limit: usize,
-    ) -> Result<(Vec<i64>, u64), QueueError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.shared().snapshot(|conn, generation| {
-            let mut after = after;
-            if let Some(id) = &filter.id {
-                // One row, of which the walk would look at all others first.
-                let seq: Option<i64> = conn
-                    .prepare_cached(sql::SEQ_OF_ID)?
-                    .query_row([id.as_str()], |row| row.get(0))
-                    .optional()?;
-                match seq {
-                    Some(seq) if seq > after => after = seq - 1,
-                    _ => return Ok((Vec::new(), generation)),
-                }
-            }
-            let limit = if filter.id.is_some() { 1 } else { limit };
-            let seqs = filter.query(conn, statement, &[after, limit], |row| row.get(0))?;
-            Ok((seqs, generation))
-        })
-    }
-
     /// Changes every dead letter that is meant, page by page.
     fn change_dead(&self, filter: &Filter, change: Change) -> Result<u64, QueueError> {
-        let (mut changed, mut after, mut size) = (0, 0, SLICE_ROWS);
+        let (mut changed, mut size) = (0, SLICE_ROWS);
+        let mut span = Span::default();
         loop {
-            let (seqs, generation) = self.walk(upkeep::WALK_DEAD, filter, after, WALK_ROWS)?;
-            changed += self.in_slices(&seqs, generation, &mut size, change)?;
-            match last_of(&seqs, WALK_ROWS) {
+            let walked = self.walk(Settled::Dead, filter, span, usize::MAX)?;
+            changed += self.in_slices(&walked.seqs, walked.generation, &mut size, change)?;
+            match walked.after {
                 None => return Ok(changed),
-                Some(seq) => after = seq,
+                Some(seq) => span.after = seq,
             }
         }
     }
@@ -300,45 +230,12 @@ impl SqliteQueue {
 /// What is done to rows in a transaction; says to how many.
 type Change = fn(&mut Tx<'_>, &[i64]) -> Result<u64, Fault>;
 
-/// Where a walk goes on: it is over when it found less than it was asked for.
-fn last_of(seqs: &[i64], limit: usize) -> Option<i64> {
-    match seqs.len() < limit {
-        true => None,
-        false => seqs.last().copied(),
-    }
-}
-
 fn purge(tx: &mut Tx<'_>, seqs: &[i64]) -> Result<u64, Fault> {
     let mut purged = 0;
     for seq in seqs {
         purged += tx.prepare(upkeep::PURGE)?.execute([seq])? as u64;
     }
     Ok(purged)
-}
-
-fn requeue(tx: &mut Tx<'_>, from: Settled, seqs: &[i64]) -> Result<u64, Fault> {
-    let (state, uncount) = match from {
-        Settled::Processed => (1, upkeep::UNCOUNT_PROCESSED),
-        Settled::Dead => (2, upkeep::UNCOUNT_DEAD),
-    };
-    let mut requeued = 0;
-    let mut of_producers: BTreeMap<String, i64> = BTreeMap::new();
-    for seq in seqs {
-        let producer: Option<Option<String>> = tx
-            .prepare(upkeep::REQUEUE)?
-            .query_row([*seq, state], |row| row.get(0))
-            .optional()?;
-        requeued += u64::from(producer.is_some());
-        if let Some(Some(producer)) = producer {
-            *of_producers.entry(producer).or_default() += 1;
-        }
-    }
-    for (producer, rows) in of_producers {
-        let values = params![producer, rows, tx.now.wall_ms];
-        tx.prepare(uncount)?.execute(values)?;
-    }
-    tx.news.runnable |= requeued > 0;
-    Ok(requeued)
 }
 
 fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
@@ -349,18 +246,7 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
             _ => None,
         })
     };
-    // What is damaged is shown as far as it can be read.
-    let text = |index| {
-        let value = row.get_ref(index)?;
-        Ok::<_, rusqlite::Error>(match value {
-            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
-                Some(String::from_utf8_lossy(bytes).into_owned())
-            }
-            ValueRef::Integer(number) => Some(number.to_string()),
-            ValueRef::Real(number) => Some(number.to_string()),
-            ValueRef::Null => None,
-        })
-    };
+    let text = |index| row::lossy(row, index);
     Ok(DeadLetter {
         seq: row.get(0)?,
         id: text(1)?.unwrap_or_default(),

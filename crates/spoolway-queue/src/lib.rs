@@ -12,7 +12,7 @@
 //! there while its consumer has not finished with it.
 //!
 //! For its operator there are [`stats`](SqliteQueue::stats), dead letters
-//! ([`requeue`](SqliteQueue::requeue), [`purge`](SqliteQueue::purge)), [`check`],
+//! ([`requeue`](SqliteQueue::requeue), [`purge`](SqliteQueue::purge)), [`replay`](SqliteQueue::replay), [`check`],
 //! [`backup`](SqliteQueue::backup), [`compact`](SqliteQueue::compact),
 //! [`export`](SqliteQueue::export) and [`import`](SqliteQueue::import): all beside a consumer that runs.
 //!
@@ -44,6 +44,7 @@ mod dead;
 mod export;
 mod filter;
 mod import;
+mod replay;
 mod stats;
 mod upkeep;
 
@@ -80,7 +81,7 @@ mod killed;
 
 pub use backup::{BackedUp, Compacted};
 pub use check::{Checked, Finding, Severity, check};
-pub use dead::{DeadLetter, Requeued, Settled};
+pub use dead::DeadLetter;
 pub use dequeue::{Claimed, Enqueued, Settlement};
 pub use error::QueueError;
 pub use export::Exported;
@@ -94,6 +95,7 @@ pub use producer::{Audit, Kept, ProducerCounts, ProducerRecord, RowCounts};
 pub use queue::{Durability, QueueOptions, Role, SqliteQueue, TakenOver};
 pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, Page};
 pub use relay::{Relay, RelayStatus, Ticket};
+pub use replay::{Replay, Replayed, Requeued, Settled};
 pub use schema::{MigrationStatus, migration_status};
 pub use stats::{Stats, TOP_ROWS_MAX, Top};
 pub use wake::Watch;

@@ -177,6 +177,18 @@ fn origin(row: &Row<'_>) -> rusqlite::Result<Option<Origin>> {
         }))
 }
 
+/// Text for people, of what may be damaged: as far as it can be read.
+pub(crate) fn lossy(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<String>> {
+    Ok(match row.get_ref(index)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        }
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Null => None,
+    })
+}
+
 /// Text in the form of `T`.
 pub(crate) fn parse<T>(row: &Row<'_>, index: usize) -> rusqlite::Result<T>
 where

@@ -20,6 +20,8 @@ pub(crate) struct Row {
     pub(crate) attempts: u32,
     pub(crate) due: Option<Moment>,
     pub(crate) suspect: bool,
+    /// Times replayed.
+    pub(crate) delivery: u32,
 }
 
 /// When a row may run: by the clock that never jumps, or by the other.
@@ -130,7 +132,8 @@ impl File {
                     return Written::Settled { seq: None };
                 };
                 let row = &self.rows[&seq];
-                if row.state != Existing::Pending || row.message.crc() != *crc {
+                let is_copy = row.delivery == 0 && row.message.crc() == *crc;
+                if row.state != Existing::Pending || !is_copy {
                     return Written::Settled { seq: None };
                 }
                 let state = match outcome {
@@ -235,6 +238,33 @@ impl File {
         Some(row.message.id.clone())
     }
 
+    /// Somebody makes processed rows pending again: of those behind `after` at most so many; which messages.
+    pub(crate) fn replay(&mut self, after: i64, most: usize) -> Vec<MessageId> {
+        let behind = self.rows.range(after + 1..);
+        let processed = behind.filter(|(_, row)| row.state == Existing::Processed);
+        let seqs: Vec<i64> = processed.map(|(seq, _)| *seq).take(most).collect();
+        let mut replayed = Vec::new();
+        for seq in seqs {
+            let row = self.rows.get_mut(&seq).expect("just found");
+            row.state = Existing::Pending;
+            row.attempts = 0;
+            row.due = None;
+            row.suspect = false;
+            row.delivery += 1;
+            replayed.push(row.message.id.clone());
+            let origin = row.origin;
+            self.pending.insert(seq);
+            if let Some(counts) = self.counts_of(origin) {
+                counts.processed = counts.processed.saturating_sub(1);
+            }
+        }
+        replayed
+    }
+
+    pub(crate) fn newest(&self) -> i64 {
+        self.next
+    }
+
     // ---- keys
 
     /// Whether a dead letter stops the key, and nobody has released it since.
@@ -267,6 +297,7 @@ impl File {
             attempts: 0,
             due: None,
             suspect: false,
+            delivery: 0,
         };
         self.by_id.insert(new.message.id.clone(), seq);
         self.pending.insert(seq);
@@ -331,7 +362,8 @@ impl File {
             return;
         }
         row.state = state;
-        if let (Existing::Dead, OnDead::Hold, Some(key)) = (state, self.on_dead, &row.message.key) {
+        let key = row.message.key.as_ref().filter(|_| row.delivery == 0);
+        if let (Existing::Dead, OnDead::Hold, Some(key)) = (state, self.on_dead, key) {
             self.stopped.insert(key.clone());
         }
         self.pending.remove(&seq);
@@ -445,12 +477,12 @@ impl File {
 
     fn candidate(&self, seq: i64, row: &Row) -> Candidate {
         let before: Vec<i64> = match &row.message.key {
-            Some(key) => self
+            Some(key) if row.delivery == 0 => self
                 .rows_of_key(key)
                 .into_iter()
                 .take_while(|at| *at < seq)
                 .collect(),
-            None => Vec::new(),
+            _ => Vec::new(),
         };
         let kept = row.origin.and_then(|origin| {
             let kept = self.outcomes.get(&(origin.producer, origin.sequence))?;
@@ -460,7 +492,7 @@ impl File {
             seq,
             message: Arc::clone(&row.message),
             attempts: row.attempts,
-            delivery: 0,
+            delivery: row.delivery,
             suspect: row.suspect,
             origin: row.origin,
             crc: row.message.crc(),

@@ -46,6 +46,8 @@ pub(crate) struct Ledger {
     pub(crate) doubles: u64,
     /// Rows that were deleted behind everyone's back.
     pub(crate) stolen: u64,
+    /// Processed rows that were made pending again.
+    pub(crate) replayed: u64,
     broken: Option<Broken>,
 }
 
@@ -55,8 +57,17 @@ struct Sent {
     key: Option<String>,
     place: usize,
     verdict: Option<Verdict>,
-    /// Runs of the consumer in which its handler succeeded.
+    /// Runs of the consumer in which its handler succeeded, since it was replayed last.
     done_in: Vec<Run>,
+    /// Whether it was replayed: it is to run again, outside of its lane.
+    replayed: bool,
+}
+
+impl Sent {
+    /// Whether its handler ever succeeded: only then can it be replayed.
+    fn is_done(&self) -> bool {
+        self.replayed || !self.done_in.is_empty()
+    }
 }
 
 impl Ledger {
@@ -72,6 +83,7 @@ impl Ledger {
             place,
             verdict: None,
             done_in: Vec::new(),
+            replayed: false,
         };
         self.messages.insert(id, sent);
     }
@@ -82,11 +94,11 @@ impl Ledger {
         let row = file.row_of(id).map(|row| row.state);
         let fine = match verdict {
             Verdict::Answered(Outcome::Processed) => {
-                !sent.done_in.is_empty() || row == Some(Existing::Processed)
+                sent.is_done() || row == Some(Existing::Processed)
             }
             Verdict::Answered(Outcome::Stored) | Verdict::Spooled(_) => row.is_some(),
             Verdict::Dead(_) => row == Some(Existing::Dead),
-            Verdict::NotTaken(_) => sent.done_in.is_empty() && row.is_none(),
+            Verdict::NotTaken(_) => !sent.is_done() && row.is_none(),
             Verdict::Answered(_) | Verdict::Refused(..) | Verdict::Unknown => true,
         };
         if !fine && !self.forgiven.contains(id) {
@@ -117,6 +129,9 @@ impl Ledger {
             return;
         }
         let sent = &self.messages[id];
+        if sent.replayed {
+            return;
+        }
         let Some(key) = &sent.key else { return };
         // What a file held of stopped keys went with it.
         if file.is_stopped(key) && !self.other_file {
@@ -140,7 +155,7 @@ impl Ledger {
                 .row_of(earlier)
                 .is_some_and(|row| row.state == Existing::Dead);
             let forgiven = self.forgiven.contains(earlier);
-            if !(gone || dead || forgiven || !other.done_in.is_empty()) {
+            if !(gone || dead || forgiven || other.is_done()) {
                 let text = format!("{id} of {key} starts in run {run} before {earlier} is done");
                 return self.break_rule(text);
             }
@@ -158,14 +173,29 @@ impl Ledger {
             return;
         }
         self.doubles += 1;
+        // What was said of its earlier runs says nothing of the one that was asked for.
         let told = matches!(sent.verdict, Some(Verdict::Answered(Outcome::Processed)));
-        let recorded = file.is_processed(id);
+        let told = told && !sent.replayed;
+        let recorded = match sent.replayed {
+            false => file.is_processed(id),
+            true => file
+                .row_of(id)
+                .is_some_and(|row| row.state == Existing::Processed),
+        };
         if last == run || !self.killed.contains(&last) || told || recorded {
             self.break_rule(format!(
                 "{id}: processed in run {run} and before in {last} (killed {}, told {told}, recorded {recorded})",
                 self.killed.contains(&last)
             ));
         }
+    }
+
+    /// It is to run at least once again.
+    pub(crate) fn replayed(&mut self, id: &MessageId) {
+        self.replayed += 1;
+        let sent = self.messages.get_mut(id).expect("a message that was sent");
+        sent.replayed = true;
+        sent.done_in.clear();
     }
 
     pub(crate) fn killed(&mut self, run: Run) {
@@ -204,7 +234,7 @@ impl Ledger {
                 .row_of(id)
                 .is_some_and(|row| row.state == Existing::Dead);
             let forgiven = self.forgiven.contains(id);
-            if promised && sent.done_in.is_empty() && !dead && !forgiven {
+            if (promised || sent.replayed) && sent.done_in.is_empty() && !dead && !forgiven {
                 lost.push(id);
             }
         }
@@ -224,9 +254,6 @@ impl Ledger {
     }
 
     pub(crate) fn processed(&self) -> u64 {
-        self.messages
-            .values()
-            .filter(|sent| !sent.done_in.is_empty())
-            .count() as u64
+        self.messages.values().filter(|sent| sent.is_done()).count() as u64
     }
 }

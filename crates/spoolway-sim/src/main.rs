@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
     let start = Instant::now();
     let mut coverage = Coverage::default();
-    let (mut sent, mut doubles, mut consumers) = (0, 0, 0);
+    let (mut sent, mut doubles, mut consumers, mut replayed) = (0, 0, 0, 0);
     for seed in from..from + count {
         let options = Options {
             trace,
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
                 sent += report.sent;
                 doubles += report.doubles;
                 consumers += report.consumers;
+                replayed += report.replayed;
                 if count == 1 {
                     println!("{report:#?}");
                 }
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
         }
     }
     println!(
-        "{count} seeds from {from} in {:.1} s: {sent} messages, {consumers} consumers, {doubles} doubles admitted",
+        "{count} seeds from {from} in {:.1} s: {sent} messages, {consumers} consumers, {doubles} doubles admitted, {replayed} replayed",
         start.elapsed().as_secs_f64()
     );
     if count > 1 {

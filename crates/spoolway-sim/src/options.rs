@@ -60,6 +60,8 @@ pub struct Options {
     pub restores: f64,
     /// Another file, an empty one, comes to the path of the queue file under a running consumer.
     pub replaces: f64,
+    /// Processed rows are made pending again by request, beside whatever runs.
+    pub replays: f64,
     /// A row is deleted behind everyone's back while no consumer runs: never drawn, since the audit must miss it.
     pub thefts: f64,
 }
@@ -114,6 +116,7 @@ impl Options {
             replaces: pick(rng, &[0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 1.0]),
             late_dial_share: pick(rng, &[0.0, 0.0, 0.05, 0.3]),
             finish_within: Duration::from_millis(pick(rng, &[5, 3_000, 3_000])),
+            replays: pick(rng, &[0.0, 0.0, 0.0, 2.0, 30.0]),
             thefts: 0.0,
         }
     }

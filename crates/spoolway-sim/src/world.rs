@@ -32,6 +32,8 @@ pub struct Report {
     pub consumers: u64,
     /// Rows that were deleted behind everyone's back.
     pub stolen: u64,
+    /// Processed rows that were made pending again, by request.
+    pub replayed: u64,
     /// Simulated time.
     pub time: Duration,
 }
@@ -134,9 +136,10 @@ pub(crate) enum Fault {
     Restore,
     Replace,
     Theft,
+    Replay,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::Kill,
     Fault::Restart,
     Fault::Stop,
@@ -150,6 +153,7 @@ const FAULTS: [Fault; 13] = [
     Fault::Restore,
     Fault::Replace,
     Fault::Theft,
+    Fault::Replay,
 ];
 
 /// A connection: two directions, each in order.
@@ -317,6 +321,7 @@ impl World {
                 doubles: self.ledger.doubles,
                 consumers: u64::from(self.consumer.run),
                 stolen: self.ledger.stolen,
+                replayed: self.ledger.replayed,
                 time: Duration::from_nanos(self.clock),
             }),
         }
@@ -426,6 +431,7 @@ impl World {
             Fault::Restore => self.options.restores,
             Fault::Replace => self.options.replaces,
             Fault::Theft => self.options.thefts,
+            Fault::Replay => self.options.replays,
         };
         if rate > 0.0 && !self.calm {
             let wait = self.rng.random_range(0.0..2.0) / rate;
@@ -483,8 +489,19 @@ impl World {
                 }
             }
             Fault::Theft => {}
+            Fault::Replay => self.replay(),
         }
         self.schedule_fault(fault);
+    }
+
+    /// A program beside the consumer makes some processed rows pending again.
+    fn replay(&mut self) {
+        let after = self.rng.random_range(0..=self.file.newest());
+        let most = self.rng.random_range(1..=10);
+        for id in self.file.replay(after, most) {
+            self.ledger.replayed(&id);
+        }
+        self.wake_consumer();
     }
 
     /// Takes a copy of the queue file, or puts the one that was taken in its place while no consumer runs.

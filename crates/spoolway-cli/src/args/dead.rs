@@ -25,9 +25,9 @@ pub(crate) enum DeadCommand {
 /// Which dead letters are meant.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    /// Of a type like this: `*` is any text, `?` any character
+    /// Of a type like this: `*` is any text, `?` any character; may be given again
     #[arg(long = "type", value_name = "GLOB")]
-    kind: Option<String>,
+    kind: Vec<String>,
     /// Of this key
     #[arg(long)]
     key: Option<Key>,
@@ -45,8 +45,8 @@ pub(crate) struct Which {
 impl Which {
     pub(crate) fn filter(&self, id: Option<MessageId>) -> Filter {
         Filter {
-            id,
-            r#type: self.kind.clone(),
+            ids: id.into_iter().collect(),
+            types: self.kind.clone(),
             key: self.key.clone(),
             reason: self.reason.clone(),
             since: self.since,

@@ -102,7 +102,7 @@ fn confirmed(meant: u64) -> Result<bool, Failure> {
 
 /// An id that was named has to be there; a filter may match nothing.
 fn found(filter: &Filter, letters: u64) -> Result<(), Failure> {
-    match &filter.id {
+    match filter.ids.first() {
         Some(id) if letters == 0 => Err(not_found(id.as_str())),
         _ => Ok(()),
     }
@@ -173,7 +173,7 @@ fn moment(at: Option<Timestamp>) -> String {
 }
 
 /// Without what a terminal would obey: what is damaged, or of another program, may hold anything.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     let plain = |c: char| match c.is_control() && c != '\n' && c != '\t' {
         true => '\u{fffd}',
         false => c,

@@ -1,100 +1,100 @@
-//! `spoolway replay`: waits until the running consumer has delivered the backlog.
+//! `spoolway replay`: waits until the running consumer has delivered the backlog, or delivers once more.
+
+mod again;
+mod backlog;
+mod pace;
 
 use std::path::Path;
-use std::thread::sleep;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use spoolway::SqliteQueue;
-use spoolway::queue::{ConsumerLock, QueueOptions, Stats};
+use spoolway::queue::{ConsumerLock, QueueOptions};
+use tokio::sync::oneshot;
 
 use crate::args::Replay;
 use crate::failure::{Failure, exit};
-use crate::output::{print, print_json};
 use crate::paths::Places;
-use crate::units::{count, plural};
+use crate::signals::Signals;
+use crate::units::plural;
 
-/// Time between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a consumer may take to start: `spoolway serve & spoolway replay` should work.
 const CONSUMER_WAIT: Duration = Duration::from_secs(2);
 /// Time between two looks at whether the consumer still lives.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// Time between the first two looks at what is delivered; it grows from look to look.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
+const LOOK_MAX: Duration = Duration::from_millis(250);
 
-#[derive(Debug, Serialize)]
-struct Replayed {
-    delivered: u64,
-    pending: u64,
-    new_dead: u64,
-    dead: u64,
-    seconds: f64,
+/// Ends in order at the first SIGINT or SIGTERM, at once at the second.
+pub(crate) async fn run(places: Places, args: Replay, quiet: bool) -> Result<u8, Failure> {
+    let mut signals = Signals::listen()?;
+    let (stop, stopped) = mpsc::channel();
+    let (done, mut finished) = oneshot::channel();
+    // All of it blocks; and a thread that is not waited for can be left in the middle.
+    thread::spawn(move || {
+        let ended = replay(&places, &args, Stop(stopped), quiet);
+        // Nobody listens after the second signal.
+        let _ = done.send(ended);
+    });
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            ended = &mut finished => return ended.unwrap_or_else(|_| Err(panicked())),
+            code = signals.next() => {
+                if asked || stop.send(code).is_err() {
+                    return Ok(code);
+                }
+                asked = true;
+            }
+        }
+    }
 }
 
-pub(crate) fn run(places: &Places, args: &Replay, quiet: bool) -> Result<u8, Failure> {
+fn replay(places: &Places, args: &Replay, stop: Stop, quiet: bool) -> Result<u8, Failure> {
     let queue = SqliteQueue::open(places.existing_database()?, QueueOptions::default())?;
-    let started = Instant::now();
-    let before = queue.stats()?;
-    let bar = progress(before.pending, quiet);
-    let mut now = before.clone();
-    let mut held = Held::new(queue.lock_path(), started);
-    while now.pending > 0 {
-        if !held.is_held()? {
-            bar.finish_and_clear();
-            return Err(not_running(&now, queue.path()));
-        }
-        if args.timeout.is_some_and(|limit| started.elapsed() >= limit) {
-            bar.finish_and_clear();
-            return Err(too_long(&now));
-        }
-        sleep(LOOK_EVERY);
-        now = queue.stats()?;
-        bar.set_length(before.pending.max(now.pending));
-        bar.set_position(before.pending.saturating_sub(now.pending));
-        if now.delayed == now.pending && now.delayed > 0 {
-            bar.set_message(format!("{} wait for their time", count(now.delayed)));
-        }
+    match args.filter() {
+        None => backlog::wait(&queue, args, &stop, quiet),
+        Some(filter) => again::run(&queue, filter, args, &stop, quiet),
     }
-    bar.finish_and_clear();
-    let replayed = Replayed {
-        delivered: now.processed.saturating_sub(before.processed),
-        pending: now.pending,
-        new_dead: now.dead.saturating_sub(before.dead),
-        dead: now.dead,
-        seconds: started.elapsed().as_secs_f64(),
-    };
-    if args.json {
-        print_json(&replayed)?;
-    } else {
-        print(sentence(&replayed))?;
-    }
-    Ok(exit::OK)
 }
 
-fn sentence(replayed: &Replayed) -> String {
-    let mut text = match replayed.delivered {
-        0 => "backlog empty".to_owned(),
-        delivered => format!("{} delivered, backlog empty", plural(delivered, "message")),
-    };
-    if replayed.new_dead > 0 {
-        text += &format!("; {} became dead letters", count(replayed.new_dead));
-    }
-    let earlier = replayed.dead.saturating_sub(replayed.new_dead);
-    if earlier > 0 {
-        text += &format!("; {} from before", plural(earlier, "dead letter"));
-    }
-    text
+fn panicked() -> Failure {
+    Failure::new(exit::FAILED, "internal", "the replay has panicked")
+        .help("report it with what is above; nothing is half replayed")
 }
 
-fn progress(pending: u64, quiet: bool) -> ProgressBar {
+/// Where the signals of this process arrive.
+struct Stop(Receiver<u8>);
+
+impl Stop {
+    /// Waits that long; a signal ends it, with its exit code.
+    fn rest(&self, time: Duration) -> Option<u8> {
+        match self.0.recv_timeout(time) {
+            Ok(code) => Some(code),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                thread::sleep(time);
+                None
+            }
+        }
+    }
+}
+
+/// When to look again, after waiting so long for the last look.
+fn next_look(wait: Duration) -> Duration {
+    (wait * 3 / 2).min(LOOK_MAX)
+}
+
+fn progress(length: u64, template: &str, quiet: bool) -> ProgressBar {
     if quiet {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(pending);
+    let bar = ProgressBar::new(length);
     // The template is fixed text: if it were wrong, the default look would do.
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} delivered {msg}")
-    {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar
@@ -102,16 +102,16 @@ fn progress(pending: u64, quiet: bool) -> ProgressBar {
 
 /// Whether a consumer holds the lock beside the queue file.
 struct Held {
-    lock: std::path::PathBuf,
+    queue: SqliteQueue,
     started: Instant,
     seen: Option<Instant>,
 }
 
 impl Held {
-    fn new(lock: std::path::PathBuf, started: Instant) -> Self {
+    fn new(queue: &SqliteQueue) -> Self {
         Self {
-            lock,
-            started,
+            queue: queue.clone(),
+            started: Instant::now(),
             seen: None,
         }
     }
@@ -121,7 +121,7 @@ impl Held {
         if self.seen.is_some_and(|at| at.elapsed() < ALIVE_EVERY) {
             return Ok(true);
         }
-        let held = ConsumerLock::is_held(&self.lock)?;
+        let held = ConsumerLock::is_held(&self.queue.lock_path())?;
         if held {
             self.seen = Some(Instant::now());
         }
@@ -129,14 +129,25 @@ impl Held {
         let since = self.seen.unwrap_or(self.started);
         Ok(held || since.elapsed() < CONSUMER_WAIT)
     }
+
+    /// Whether one was ever there.
+    fn was_seen(&self) -> bool {
+        self.seen.is_some()
+    }
 }
 
-fn not_running(now: &Stats, database: &Path) -> Failure {
-    let what = format!(
-        "no consumer reads {}: {} stay in the backlog",
-        database.display(),
-        plural(now.pending, "message")
-    );
+fn not_running(pending: u64, database: &Path) -> Failure {
+    let what = match pending {
+        0 => format!(
+            "no consumer reads {}: nothing was changed",
+            database.display()
+        ),
+        _ => format!(
+            "no consumer reads {}: {} stay in the backlog",
+            database.display(),
+            plural(pending, "message")
+        ),
+    };
     let failure = Failure::new(exit::UNAVAILABLE, "consumer_not_running", what)
         .help("start `spoolway serve` with this --database; it delivers the backlog by itself");
     match ConsumerLock::owner(&spoolway::queue::side_file(database, ".lock")) {
@@ -145,41 +156,17 @@ fn not_running(now: &Stats, database: &Path) -> Failure {
     }
 }
 
-fn too_long(now: &Stats) -> Failure {
-    let what = format!("{} still pending", plural(now.pending, "message"));
-    Failure::new(exit::TRY_AGAIN, "timeout", what)
-        .because(match now.delayed {
-            0 => "the consumer needs longer than --timeout".to_owned(),
-            delayed => format!("{} of them wait for a retry or their time", count(delayed)),
-        })
-        .help("run `spoolway replay` again, or see `spoolway queue stats`")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_sentence_counts_what_happened() {
-        let mut replayed = Replayed {
-            delivered: 1,
-            pending: 0,
-            new_dead: 0,
-            dead: 0,
-            seconds: 0.1,
-        };
-        assert_eq!(sentence(&replayed), "1 message delivered, backlog empty");
-        replayed.delivered = 0;
-        replayed.dead = 3;
-        assert_eq!(
-            sentence(&replayed),
-            "backlog empty; 3 dead letters from before"
-        );
-        replayed.delivered = 1_200;
-        replayed.new_dead = 2;
-        assert_eq!(
-            sentence(&replayed),
-            "1,200 messages delivered, backlog empty; 2 became dead letters; 1 dead letter from before"
-        );
+    fn looks_become_rarer_up_to_four_a_second() {
+        let waits: Vec<Duration> =
+            std::iter::successors(Some(LOOK_FIRST), |wait| Some(next_look(*wait)))
+                .take(20)
+                .collect();
+        assert!(waits.is_sorted() && waits[1] < Duration::from_millis(10));
+        assert_eq!(waits[19], LOOK_MAX);
     }
 }

@@ -1,11 +1,14 @@
 //! The statements of an operator: count, list and requeue dead letters, check, export, import.
 
-/// Which settled rows are meant: the parameters 1 to 6 of every statement that takes a filter.
+/// Which settled rows are meant: the parameters 1 to 6 of every statement that takes a filter. Ids and types are
+/// arrays of JSON; a row that another program settled without saying when is as old as it is in the file.
 macro_rules! matches_filter {
     () => {
-        "(?1 IS NULL OR message_id = ?1) AND (?2 IS NULL OR type GLOB ?2) AND (?3 IS NULL OR key = ?3) \
-         AND (?4 IS NULL OR dead_reason = ?4) AND (?5 IS NULL OR processed_at >= ?5) \
-         AND (?6 IS NULL OR processed_at <= ?6)"
+        "(?1 IS NULL OR message_id IN (SELECT value FROM json_each(?1))) \
+         AND (?2 IS NULL OR EXISTS (SELECT 1 FROM json_each(?2) AS glob WHERE message_queue.type GLOB glob.value)) \
+         AND (?3 IS NULL OR key = ?3) AND (?4 IS NULL OR dead_reason = ?4) \
+         AND (?5 IS NULL OR coalesce(processed_at, CAST(created_at AS INTEGER)) >= ?5) \
+         AND (?6 IS NULL OR coalesce(processed_at, CAST(created_at AS INTEGER)) <= ?6)"
     };
 }
 
@@ -60,17 +63,31 @@ pub(crate) const COUNT_DEAD_LIKE: &str = concat!(
 pub(crate) const DEAD_LETTER: &str = "SELECT seq, message_id, type, key, dead_reason, last_error, attempts, \
     delivery, timestamp, first_attempt_at, last_attempt_at, processed_at, payload, attributes \
     FROM message_queue WHERE message_id = ?1 AND processed = 2";
-/// Each row once, whatever becomes of it meanwhile: the order is that of `seq`, which never changes.
+/// Each row once, whatever becomes of it meanwhile: the order is that of `seq`, which never changes. Rows that are
+/// not meant are in it, so that a walk can be left anywhere.
 pub(crate) const WALK_DEAD: &str = concat!(
-    "SELECT seq FROM message_queue INDEXED BY message_dead WHERE processed = 2 AND seq > ?7 AND ",
+    "SELECT seq, type, (",
     matches_filter!(),
-    " ORDER BY seq LIMIT ?8"
+    ") FROM message_queue INDEXED BY message_dead \
+     WHERE processed = 2 AND seq > ?7 AND seq <= ?8 ORDER BY seq LIMIT ?9"
 );
 pub(crate) const WALK_PROCESSED: &str = concat!(
-    "SELECT seq FROM message_queue WHERE processed = 1 AND seq > ?7 AND ",
+    "SELECT seq, type, (",
     matches_filter!(),
-    " ORDER BY seq LIMIT ?8"
+    ") FROM message_queue WHERE processed = 1 AND seq > ?7 AND seq <= ?8 ORDER BY seq LIMIT ?9"
 );
+/// The same where ids are named: nothing but their rows is looked at.
+pub(crate) const WALK_IDS: &str = concat!(
+    "SELECT seq, type, (",
+    matches_filter!(),
+    ") FROM message_queue WHERE message_id IN (SELECT value FROM json_each(?1)) \
+     AND processed = ?10 AND +seq > ?7 AND +seq <= ?8 ORDER BY +seq LIMIT ?9"
+);
+/// Before it nothing was processed at that time or later.
+pub(crate) const FIRST_PROCESSED_SINCE: &str = "SELECT min(seq) FROM \
+    (SELECT seq FROM message_queue WHERE processed = 1 AND processed_at >= ?1 \
+     UNION ALL SELECT seq FROM message_queue WHERE processed = 1 AND processed_at IS NULL)";
+pub(crate) const STATE_OF: &str = "SELECT processed FROM message_queue WHERE seq = ?1";
 /// Those that died first.
 pub(crate) const OLDEST_DEAD: &str = "SELECT seq, coalesce(dead_reason, 'unknown') FROM message_queue INDEXED BY message_dead \
     WHERE processed = 2 ORDER BY processed_at, seq LIMIT ?1";
@@ -133,6 +150,9 @@ pub(crate) const ALL: &[&str] = &[
     DEAD_LETTER,
     WALK_DEAD,
     WALK_PROCESSED,
+    WALK_IDS,
+    FIRST_PROCESSED_SINCE,
+    STATE_OF,
     OLDEST_DEAD,
     REQUEUE,
     UNCOUNT_DEAD,
@@ -176,8 +196,14 @@ mod tests {
             (TOP_TYPES, "INDEX message_ready"),
             (DEAD_LETTERS, "INDEX message_dead"),
             (DEAD_LETTER, "sqlite_autoindex_message_queue_1"),
-            (WALK_DEAD, "INDEX message_dead (seq>?)"),
-            (WALK_PROCESSED, "INTEGER PRIMARY KEY (rowid>?)"),
+            (WALK_DEAD, "INDEX message_dead (seq>? AND seq<?)"),
+            (WALK_PROCESSED, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+            (WALK_IDS, "sqlite_autoindex_message_queue_1 (message_id=?)"),
+            (
+                FIRST_PROCESSED_SINCE,
+                "COVERING INDEX message_processed (processed_at>?)",
+            ),
+            (STATE_OF, "INTEGER PRIMARY KEY (rowid=?)"),
             (OLDEST_DEAD, "COVERING INDEX message_dead"),
             (REQUEUE, "INTEGER PRIMARY KEY (rowid=?)"),
             (PURGE, "INTEGER PRIMARY KEY (rowid=?)"),

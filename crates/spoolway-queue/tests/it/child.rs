@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use spoolway_queue::{QueueOptions, SqliteQueue};
 
 use crate::support::{Database, consumer, message, row};
-use crate::{inbox, outbox, poller, transfer};
+use crate::{inbox, outbox, poller, replay, transfer};
 
 const PART: &str = "SPOOLWAY_TEST_PART";
 const FILE: &str = "SPOOLWAY_TEST_FILE";
@@ -124,6 +124,7 @@ fn part() {
         "outbox-enqueued" => outbox::enqueue_until("enqueued", &Database::at(&path)),
         "outbox-committed" => outbox::enqueue_until("committed", &Database::at(&path)),
         "outbox-relay" => outbox::relay_until_killed(&Database::at(&path)),
+        "replay" => replay::replay_step_by_step(Path::new(&path)),
         "move" => transfer::move_step_by_step(Path::new(&path)),
         other => panic!("no part {other:?}"),
     }

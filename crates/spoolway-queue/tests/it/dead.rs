@@ -69,7 +69,7 @@ fn dead_letters_are_listed_those_that_died_last_first_and_by_every_filter() {
     assert_eq!(ids(&queue, &all), ["a", "b", "c"]);
     assert_eq!(queue.dead_letters(&all, 1).unwrap()[0].id, "a");
     let glob = |glob: &str| Filter {
-        r#type: Some(glob.into()),
+        types: vec![glob.into()],
         ..Filter::default()
     };
     assert_eq!(ids(&queue, &glob("candle:*")), ["a", "b"]);

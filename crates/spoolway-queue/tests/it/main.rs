@@ -16,6 +16,7 @@ mod maintenance;
 mod outbox;
 mod poller;
 mod producers;
+mod replay;
 mod support;
 mod transfer;
 mod versions;

@@ -66,7 +66,7 @@ impl Which {
             Self::All => all,
             Self::Id(id) => Filter::one(MessageId::new(id).unwrap()),
             Self::Content(content) => Filter {
-                r#type: Some(format!("{}*", &kind(*content)[..1])),
+                types: vec![format!("{}*", &kind(*content)[..1])],
                 ..all
             },
             Self::Key(key) => Filter {
