@@ -186,6 +186,12 @@ impl SqliteQueue {
         after: i64,
         limit: usize,
     ) -> Result<Requeued, QueueError> {
+        if limit == 0 {
+            return Ok(Requeued {
+                requeued: 0,
+                after: Some(after),
+            });
+        }
         let span = Span {
             after,
             ..Span::default()
