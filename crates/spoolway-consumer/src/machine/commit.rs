@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use spoolway_proto::{Code, Key, Outcome, ProducerId};
+use spoolway_proto::{Code, Key, MessageId, Outcome, ProducerId};
 use spoolway_queue::{Existing, Write, Written};
 
-use super::{Action, BatchId, Machine, Step, Ticket};
+use super::{Action, BatchId, Machine, Step, Ticket, Verdict};
 
 /// What a write was for.
 #[derive(Clone, Debug)]
@@ -36,6 +36,17 @@ pub(super) enum Doing {
     Hold(Key),
     /// The counts of producers are saved, as was asked for.
     Save(u64),
+}
+
+/// Settles a row whose message has this outcome already. By id, and only as it was first stored: by the time of the
+/// commit another copy of this write may have settled the row, and a replay may have made it due again.
+pub(super) fn settle_copy(id: &MessageId, crc: u32, (outcome, reason): Verdict) -> Write {
+    Write::SettleById {
+        id: id.clone(),
+        crc,
+        outcome,
+        reason: reason.as_deref().map(str::to_owned),
+    }
 }
 
 /// Writes on their way, and which file their row numbers are of.
@@ -72,16 +83,20 @@ impl Machine {
         let Some(batch) = self.batches.remove(&batch) else {
             return;
         };
+        let of_this_file = batch.generation == self.generation;
         for ((_, doing), written) in batch.writes.into_iter().zip(written) {
-            self.done_with(doing, written);
+            self.done_with(doing, written, of_this_file);
         }
     }
 
-    fn done_with(&mut self, doing: Doing, written: Written) {
+    fn done_with(&mut self, doing: Doing, written: Written, of_this_file: bool) {
         match doing {
             Doing::Nothing => {}
             Doing::Row { seq, key } => {
-                self.reads.left(seq, true);
+                let settled = !matches!(written, Written::Settled { seq: None });
+                if settled && of_this_file {
+                    self.reads.left(seq, true);
+                }
                 if let Some(key) = key {
                     self.refill(&key);
                 }
@@ -139,7 +154,7 @@ impl Machine {
             },
             Doing::Late { producer, n } => {
                 if let Written::Settled { seq: Some(seq) } = written {
-                    self.reads.left(seq, true);
+                    self.reads.left(seq, of_this_file);
                 }
                 self.drop_kept(producer, n);
             }

@@ -9,7 +9,7 @@ use spoolway_proto::{Epoch, MessageId, Outcome, ProducerId, Ranges};
 use spoolway_queue::{ProducerRecord, Write};
 
 use super::audit::Counts;
-use super::commit::Doing;
+use super::commit::{Doing, settle_copy};
 use super::{Action, Asking, ConnId, Dedup, Machine, Ticket, Verdict};
 
 /// A producer as the machine sees it.
@@ -357,11 +357,9 @@ impl Machine {
 }
 
 fn late(producer: ProducerId, n: u64, kept: &Kept) -> (Write, Doing) {
-    let write = Write::SettleById {
-        id: kept.id.clone(),
-        crc: kept.crc,
-        outcome: kept.outcome,
-        reason: kept.reason.as_deref().map(str::to_owned),
-    };
-    (write, Doing::Late { producer, n })
+    let verdict = (kept.outcome, kept.reason.clone());
+    (
+        settle_copy(&kept.id, kept.crc, verdict),
+        Doing::Late { producer, n },
+    )
 }

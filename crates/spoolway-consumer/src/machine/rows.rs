@@ -5,7 +5,7 @@ use std::sync::Arc;
 use spoolway_proto::{Key, Outcome};
 use spoolway_queue::{Before, Candidate, Page, Write};
 
-use super::commit::Doing;
+use super::commit::{Doing, settle_copy};
 use super::{
     Action, Entry, LANE_ROWS_MAX, Machine, PASSED_MAX, SUSPECTS_MAX, Step, Ticket, Verdict,
 };
@@ -218,7 +218,7 @@ impl Machine {
                     seq: row.seq,
                     key: row.message.key.clone(),
                 };
-                writes.push((settled(&row, verdict), doing));
+                writes.push((settle_copy(&row.message.id, row.crc, verdict), doing));
                 return None;
             }
         }
@@ -363,24 +363,6 @@ impl Machine {
                     None => !self.reads.is_settled(read, *seq),
                 }
             }),
-        }
-    }
-}
-
-fn settled(row: &Candidate, (outcome, reason): Verdict) -> Write {
-    let (seq, attempts) = (row.seq, row.attempts);
-    match outcome {
-        Outcome::Dead => {
-            let reason = reason.map_or_else(|| "copy".to_owned(), |reason| reason.to_string());
-            Write::Dead {
-                seq,
-                attempts,
-                reason,
-                error: None,
-            }
-        }
-        Outcome::Processed | Outcome::Stored | Outcome::Received => {
-            Write::Processed { seq, attempts }
         }
     }
 }

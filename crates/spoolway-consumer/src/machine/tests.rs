@@ -539,6 +539,31 @@ fn a_spooled_copy_of_a_processed_message_is_settled_at_hello() {
 }
 
 #[test]
+fn a_row_that_was_replayed_before_its_copy_was_settled_runs_again() {
+    let mut bench = Bench::new();
+    bench.arrives(CONN, "m", None);
+    bench.finish(Finish::Done);
+    let poll = |bench: &mut Bench| {
+        bench.machine.poll.under_way = Some(bench.machine.reads.begin());
+    };
+    poll(&mut bench);
+    let said = bench.polled(vec![row(ROW, "m", None)]);
+    assert_eq!(said, ["commit [settle m processed]"], "by id, not by row");
+    poll(&mut bench);
+    let (batch, _) = bench.batches.pop_front().expect("on its way");
+    let written = vec![Written::Settled { seq: None }];
+    bench.on(Event::Committed { batch, written });
+    let replayed = Candidate {
+        delivery: 1,
+        ..row(ROW, "m", None)
+    };
+    assert_eq!(
+        bench.polled(vec![replayed]),
+        [format!("commit [claim [{ROW}]]")]
+    );
+}
+
+#[test]
 fn what_another_consumer_may_have_died_of_is_stored_as_a_suspect_first() {
     let mut bench = Bench::new();
     bench.on(Event::Closed { conn: CONN });
