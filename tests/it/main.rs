@@ -1,6 +1,7 @@
 //! The program as its users run it: real processes, real sockets, real files, real signals.
 
 mod audit;
+mod bench;
 mod damage;
 mod dead;
 mod dedup;

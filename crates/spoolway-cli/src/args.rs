@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+mod bench;
 mod dead;
 mod queue;
 mod replay;
@@ -15,6 +16,7 @@ use spoolway::{AckLevel, Sink};
 
 use crate::units::parse_duration;
 
+pub(crate) use bench::{Bench, BenchSide, Work};
 pub(crate) use dead::{DeadCommand, DeadLs, DeadPurge, DeadRequeue, DeadShow};
 pub(crate) use queue::{
     Backup, Check, Compact, Export, Import, MigrateCommand, MigrateStatus, QueueCommand, Stats,
@@ -43,7 +45,8 @@ Examples:
   spoolway dead ls                              what failed for good, and why
   spoolway audit                                account for every message that was sent
   spoolway demo                                 watch it survive a kill -9
-  spoolway torture                              let it survive worse, on your own disk")]
+  spoolway torture                              let it survive worse, on your own disk
+  spoolway bench                                what a message costs on this machine")]
 #[command(after_help = "\
 Exit codes: 0 ok, 1 failed, 2 usage, 65 bad data, 66 not found, 69 consumer unavailable,
   70 a promise is broken, 73 would overwrite, 74 I/O, 75 try again, 77 permission, 78 configuration, 130 interrupted, 143 terminated")]
@@ -88,6 +91,9 @@ pub(crate) enum Command {
     Keys(KeysCommand),
     Demo(Demo),
     Torture(Torture),
+    Bench(Bench),
+    #[command(hide = true)]
+    BenchSide(BenchSide),
     #[command(hide = true)]
     TortureProducer(TortureProducer),
 }

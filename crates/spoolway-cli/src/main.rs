@@ -6,6 +6,7 @@ mod failure;
 mod output;
 mod paths;
 mod program;
+mod progress;
 mod signals;
 mod units;
 
@@ -55,6 +56,8 @@ fn run(args: Args) -> Result<u8, Failure> {
         }
         Command::Demo(demo) => asynchronous(commands::demo::run(demo)),
         Command::Torture(torture) => asynchronous(commands::torture::run(torture, quiet)),
+        Command::Bench(bench) => asynchronous(commands::bench::run(bench, quiet)),
+        Command::BenchSide(side) => commands::bench::side::run(&places()?, &side),
         Command::TortureProducer(producer) => {
             asynchronous(commands::torture::producer::run(places()?, producer))
         }

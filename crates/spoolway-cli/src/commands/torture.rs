@@ -13,7 +13,6 @@ mod evidence;
 mod journal;
 mod plan;
 pub(crate) mod producer;
-mod progress;
 mod proxy;
 mod report;
 mod rig;

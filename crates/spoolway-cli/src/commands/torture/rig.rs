@@ -11,12 +11,13 @@ use tokio::runtime::Handle;
 use super::content::Content;
 use super::evidence::{self, SINK, journal, queue};
 use super::plan::{Act, plan};
-use super::progress::Progress;
+
 use super::proxy::Proxy;
 use super::report::{Done, Report, Times};
 use crate::args::{Fault, Torture};
 use crate::failure::{Failure, exit};
 use crate::program::{Program, Tail};
+use crate::progress::Progress;
 use crate::units::{count, span};
 
 const SOCKET: &str = "t.sock";

@@ -1,4 +1,4 @@
-//! What is said while the torture runs: one line that changes on a terminal, else one every 10 s.
+//! What is said while long work runs: one line that changes on a terminal, else one every 10 s.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::output::tell;
 const BAR_EVERY: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
     started: Instant,
@@ -18,7 +18,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(quiet: bool) -> Self {
+    pub(crate) fn new(quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(ProgressBar::new_spinner);
         if let Some(bar) = &bar {
             // The template is fixed text: if it were wrong, the default look would do.
@@ -36,7 +36,7 @@ impl Progress {
     }
 
     /// Says it, if it is time.
-    pub(super) fn show(&mut self, text: impl FnOnce() -> String) {
+    pub(crate) fn show(&mut self, text: impl FnOnce() -> String) {
         let every = match &self.bar {
             Some(_) => BAR_EVERY,
             None => LINE_EVERY,
