@@ -28,6 +28,11 @@ use crate::route::{Action, Event, Route, RouteConfig};
 use crate::told::Told;
 use crate::{Closed, OtherQueueFile, SocketReason, Status};
 
+/// With so many messages unanswered the consumer is busy: what is sent then is gathered and written by the driver, or
+/// at once when it comes to [`GATHER_BYTES`]. Below, it is written by whoever sends it.
+const GATHER_FROM: u32 = 16;
+const GATHER_BYTES: usize = 32 * 1024;
+
 /// A message as the route keeps it. The cells are behind the lock of the core.
 pub(crate) struct Body {
     message: Arc<Message>,
@@ -56,6 +61,10 @@ pub(crate) struct Core {
     given_up: bool,
     /// What is to be written on the link.
     out: BytesMut,
+    /// What was entered last may wait for the driver to be written with what comes behind it.
+    gathers: bool,
+    /// The driver was woken to write what is gathered.
+    gathering: bool,
     /// Why messages do not go by the socket; none while connected.
     reason: Option<SocketReason>,
     /// Why the last group was not committed.
@@ -129,6 +138,8 @@ impl Core {
             turns: 0,
             given_up: false,
             out: BytesMut::new(),
+            gathers: false,
+            gathering: false,
             reason: Some(SocketReason::NotTried),
             queue_error: None,
             other_queue: None,
@@ -317,7 +328,10 @@ impl Core {
             }
             self.effects.flushed.extend(flushed);
         }
-        if let Some(link) = &mut self.link {
+        if std::mem::take(&mut self.gathers) && self.out.len() < GATHER_BYTES {
+            self.effects.wake |= !std::mem::replace(&mut self.gathering, true);
+        } else if let Some(link) = &mut self.link {
+            self.gathering = false;
             self.effects.wake |= link.write(&mut self.out);
         }
         if let Some(deadline) = self.next_deadline() {

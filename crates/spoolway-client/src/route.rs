@@ -391,6 +391,14 @@ impl<T> Route<T> {
         self.entries.front().map_or(self.next, |entry| entry.n)
     }
 
+    /// How many messages are written and unanswered.
+    pub fn in_flight(&self) -> u32 {
+        match &self.link {
+            Link::Up(up) => up.in_flight,
+            _ => 0,
+        }
+    }
+
     /// Whether hello was answered and messages go by the socket.
     pub fn is_up(&self) -> bool {
         matches!(
@@ -433,10 +441,22 @@ impl<T> Route<T> {
     }
 
     pub(super) fn find(&self, n: u64) -> Option<usize> {
-        if self.entries.front()?.n == n {
-            return Some(0);
+        let at = self.place(n);
+        (self.entries.get(at)?.n == n).then_some(at)
+    }
+
+    /// Where the first entry that is not below `n` is, or would be. Mostly no number is missing, so it is where `n` says.
+    fn place(&self, n: u64) -> usize {
+        let first = self.first_unsettled();
+        let guess = usize::try_from(n.saturating_sub(first)).unwrap_or(usize::MAX);
+        let is_there = match self.entries.get(guess) {
+            Some(entry) => entry.n == n,
+            None => guess == self.entries.len() && n == self.next,
+        };
+        if is_there {
+            return guess;
         }
-        self.entries.binary_search_by_key(&n, |entry| entry.n).ok()
+        self.entries.partition_point(|entry| entry.n < n)
     }
 
     /// The invariants above, in debug builds.

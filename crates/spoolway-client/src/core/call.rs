@@ -7,7 +7,7 @@ use std::time::Instant;
 use spoolway_proto::{Code, Message};
 use tokio::sync::oneshot;
 
-use super::{Body, Core, Event, Link, SocketReason};
+use super::{Body, Core, Event, GATHER_FROM, Link, SocketReason};
 use crate::receipt::Waiter;
 use crate::route::{Full, Outgoing};
 use crate::told::Resend;
@@ -55,6 +55,7 @@ impl Core {
             waiter: Cell::new(waiter),
             told: Cell::new(false),
         };
+        self.gathers = self.route.in_flight() >= GATHER_FROM;
         let taken = match room {
             Room::Awaited => self.route.send(now, body, outgoing),
             Room::Now => self.route.try_send(now, body, outgoing),

@@ -7,14 +7,12 @@ use super::{Action, Entry, Lack, Link, OnFull, Outgoing, Route, SEEN_EVERY, Step
 impl<T> Route<T> {
     /// Writes what waits, in order, as far as the window and the file allow.
     pub(super) fn write(&mut self, now: Instant) {
-        let Link::Up(up) = &mut self.link else { return };
-        if up.hold_until.is_some() {
+        if !self.is_up() {
             return;
         }
         let mut full = false;
-        let mut at = self
-            .entries
-            .partition_point(|entry| entry.n < self.waiting_from);
+        let mut at = self.place(self.waiting_from);
+        let Link::Up(up) = &mut self.link else { return };
         while let Some(entry) = self.entries.get(at) {
             if entry.step != Step::Waiting || entry.filed && !entry.keyed {
                 at += 1;
