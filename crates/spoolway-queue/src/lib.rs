@@ -93,7 +93,7 @@ pub use outbox::{Outbox, Refused};
 pub use poller::{IntoSettlement, PollerOptions, SqliteQueuePoller};
 pub use producer::{Audit, Kept, ProducerCounts, ProducerRecord, RowCounts};
 pub use queue::{Durability, QueueOptions, Role, SqliteQueue, TakenOver};
-pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, Page};
+pub use read::{BEFORE_MAX, Before, Candidate, Cursor, Damaged, KeyRows, Page};
 pub use relay::{Relay, RelayStatus, Ticket};
 pub use replay::{Replay, Replayed, Requeued, Settled};
 pub use schema::{MigrationStatus, migration_status};

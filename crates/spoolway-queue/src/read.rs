@@ -114,6 +114,15 @@ pub struct Page {
 }
 
 /// Reads for the consumer. All of them block: not to be called on an async thread.
+/// The unprocessed rows of a key: see [`SqliteQueue::rows_of_key`].
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KeyRows {
+    /// By rising `seq`.
+    pub rows: Vec<i64>,
+    /// [`SqliteQueue::generation`] of the file that was read.
+    pub generation: u64,
+}
+
 impl SqliteQueue {
     /// At most `limit` rows that are unprocessed and due, from behind `after`, in one snapshot.
     /// Claimed rows and suspects are among them.
@@ -165,9 +174,11 @@ impl SqliteQueue {
     /// # Errors
     ///
     /// What reading the file ran into.
-    pub fn rows_of_key(&self, key: &Key, limit: usize) -> Result<Vec<i64>, QueueError> {
-        self.shared()
-            .read(|conn| rows_before(conn, key, i64::MAX, limit))
+    pub fn rows_of_key(&self, key: &Key, limit: usize) -> Result<KeyRows, QueueError> {
+        self.shared().snapshot(|conn, generation| {
+            let rows = rows_before(conn, key, i64::MAX, limit)?;
+            Ok(KeyRows { rows, generation })
+        })
     }
 
     /// Whether any unprocessed row has a key, those outside the lanes left out.

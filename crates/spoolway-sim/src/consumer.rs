@@ -12,7 +12,7 @@ use spoolway_consumer::machine::{
 use spoolway_proto::{
     Code, InstanceId, Key, Message, MessageId, Outcome, ProducerHello, ProducerId, Ranges,
 };
-use spoolway_queue::{Cursor, ProducerRecord, Write};
+use spoolway_queue::{Cursor, KeyRows, ProducerRecord, Write};
 
 use crate::file::Writer;
 use crate::ledger::Run;
@@ -462,7 +462,10 @@ impl World {
                 producer: producer.and_then(|id| self.file.producer(id)),
             },
             Read::Lookup(key, read) => {
-                let rows = Some(self.file.rows_of_key(&key));
+                let rows = Some(KeyRows {
+                    rows: self.file.rows_of_key(&key),
+                    generation: self.file.generation,
+                });
                 Event::LookedUp { key, read, rows }
             }
             Read::Poll(cursor, limit) => Event::Polled(Some(self.file.page(now, cursor, limit))),

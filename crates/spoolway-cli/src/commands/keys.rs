@@ -64,7 +64,7 @@ pub(crate) fn release(places: &Places, args: &KeysRelease) -> Result<u8, Failure
 }
 
 fn behind(queue: &SqliteQueue, held: HeldKey) -> Result<Stopped, QueueError> {
-    let waiting = queue.rows_of_key(&held.key, WAITING_MAX)?.len() as u64;
+    let waiting = queue.rows_of_key(&held.key, WAITING_MAX)?.rows.len() as u64;
     let HeldKey {
         key,
         since,

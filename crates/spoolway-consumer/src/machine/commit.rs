@@ -352,6 +352,7 @@ impl Machine {
     pub(super) fn replaced(&mut self, generation: u64) {
         self.generation = generation;
         self.by_row.clear();
+        self.reads.replaced();
         self.poll.cursor = Default::default();
         self.poll.suspects = None;
         self.mark_backlog();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use spoolway_proto::{
     AckLevel, Code, Invalid, Key, Message, Outcome, ProducerHello, ProducerId, Ranges,
 };
-use spoolway_queue::{Cursor, Page, ProducerRecord, Write, Written};
+use spoolway_queue::{Cursor, KeyRows, Page, ProducerRecord, Write, Written};
 
 /// A connection, numbered by the shell; a number is never used twice.
 pub type ConnId = u64;
@@ -73,7 +73,7 @@ pub enum Event {
         /// Which read.
         read: u64,
         /// Its unprocessed rows (never replayed ones), ascending; `None` if the file could not be read.
-        rows: Option<Vec<i64>>,
+        rows: Option<KeyRows>,
     },
     /// The answer to [`Action::Poll`]; `None` if the file could not be read.
     Polled(Option<Page>),

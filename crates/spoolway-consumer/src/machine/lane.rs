@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use hashbrown::hash_map::EntryRef;
 use spoolway_proto::Key;
-use spoolway_queue::{Due, RowState, Write};
+use spoolway_queue::{Due, KeyRows, RowState, Write};
 
 use super::commit::Doing;
 use super::{Action, Entry, LANE_ROWS_MAX, Machine, Step, Ticket};
@@ -229,7 +229,7 @@ impl Machine {
         });
     }
 
-    pub(super) fn looked_up(&mut self, key: &Key, read: u64, rows: Option<Vec<i64>>) {
+    pub(super) fn looked_up(&mut self, key: &Key, read: u64, rows: Option<KeyRows>) {
         let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };
@@ -242,11 +242,11 @@ impl Machine {
         self.look_up(key);
     }
 
-    fn use_lookup(&mut self, key: &Key, lookup: &Lookup, rows: Option<Vec<i64>>) {
+    fn use_lookup(&mut self, key: &Key, lookup: &Lookup, rows: Option<KeyRows>) {
         let Some(lane) = self.lanes.get(key) else {
             return;
         };
-        let Some(rows) = rows else {
+        let Some(KeyRows { rows, generation }) = rows else {
             // The file cannot be read now: the next poll tries again.
             self.unread.push(key.clone());
             return;
@@ -256,6 +256,8 @@ impl Machine {
             .filter(|ticket| *ticket <= lookup.upto)
             .collect();
         let held = self.held.contains(key);
+        let useless =
+            lookup.tainted || generation != self.generation || self.reads.is_void(lookup.read);
         for ticket in asked {
             if self.step(ticket) != Some(Step::Asking) {
                 continue;
@@ -264,11 +266,7 @@ impl Machine {
                 .entries
                 .get(&ticket)
                 .is_some_and(|e| e.by_file && e.row.is_none());
-            if by_file
-                || held
-                || lookup.tainted
-                || !self.rows_are_ahead(key, ticket, lookup.read, &rows)
-            {
+            if by_file || held || useless || !self.rows_are_ahead(key, ticket, lookup.read, &rows) {
                 self.leave(ticket);
                 break;
             }

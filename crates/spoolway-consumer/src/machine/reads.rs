@@ -10,6 +10,8 @@ pub(super) struct Reads {
     next: u64,
     under_way: BTreeSet<u64>,
     left: HashMap<i64, Left>,
+    /// Reads below this number began before the file was replaced.
+    void_below: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +63,17 @@ impl Reads {
                 },
             );
         }
+    }
+
+    /// The file was replaced: what is known is of rows that are gone, and a read under way may be of either file.
+    pub(super) fn replaced(&mut self) {
+        self.left.clear();
+        self.void_below = self.next;
+    }
+
+    /// Whether nothing that this read says can be used.
+    pub(super) fn is_void(&self, read: u64) -> bool {
+        read < self.void_below
     }
 
     /// Whether what this read says of the row is out of date.

@@ -51,7 +51,7 @@ impl Machine {
         if self.poll.cursor == Default::default() {
             self.poll.passed_other = false;
         }
-        if page.generation != self.generation {
+        if !self.is_of_this_file(read, &page) {
             self.poll.cursor = Default::default();
             return self.reads.end(read);
         }
@@ -82,13 +82,17 @@ impl Machine {
             return self.pass_over(Some(key));
         };
         let more = !page.end;
-        if page.generation == self.generation {
+        if self.is_of_this_file(read, &page) {
             self.take_page(read, page);
         }
         self.reads.end(read);
         if more {
             self.pass_over(Some(key));
         }
+    }
+
+    fn is_of_this_file(&self, read: u64, page: &Page) -> bool {
+        page.generation == self.generation && !self.reads.is_void(read)
     }
 
     /// Reads on in a key of which rows were passed over.
@@ -123,7 +127,7 @@ impl Machine {
         self.poll.reads_suspects = false;
         self.poll.suspects = None;
         match page {
-            Some(page) if page.generation == self.generation => {
+            Some(page) if self.is_of_this_file(read, &page) => {
                 let behind = (!page.end).then(|| page.cursor.seq());
                 self.take_page(read, page);
                 if let Some(seq) = behind {

@@ -1,7 +1,7 @@
 //! A message in every state against every event, and the behaviours that a row of a table does not show.
 
 use spoolway_proto::{Code, Epoch, PROTOCOL_VERSION, ProducerHello, ProducerId};
-use spoolway_queue::{Before, Candidate, Origin, Page, Written};
+use spoolway_queue::{Before, Candidate, KeyRows, Origin, Page, Written};
 
 use super::*;
 
@@ -98,10 +98,14 @@ impl Bench {
     }
 
     fn polled(&mut self, candidates: Vec<Candidate>) -> Vec<String> {
+        self.polled_of(0, candidates)
+    }
+
+    fn polled_of(&mut self, generation: u64, candidates: Vec<Candidate>) -> Vec<String> {
         let page = Page {
             candidates,
             damaged: Vec::new(),
-            generation: 0,
+            generation,
             cursor: Cursor::default(),
             end: true,
             next_due_in: None,
@@ -139,7 +143,10 @@ impl Bench {
         self.on(Event::LookedUp {
             key,
             read,
-            rows: Some(rows),
+            rows: Some(KeyRows {
+                rows,
+                generation: 0,
+            }),
         })
     }
 
@@ -807,6 +814,40 @@ fn when_the_file_is_replaced_what_is_in_memory_goes_on_without_its_rows() {
     poll(&mut bench);
     let said = bench.polled(vec![row(1, "o", None)]);
     assert_eq!(said, Vec::<String>::new(), "a page of the old file");
+}
+
+#[test]
+fn what_was_known_of_rows_of_a_replaced_file_says_nothing_of_the_new_one() {
+    let mut bench = Bench::new();
+    let poll = |bench: &mut Bench| {
+        bench.machine.poll.under_way = Some(bench.machine.reads.begin());
+    };
+    poll(&mut bench);
+    bench.polled(vec![row(1, "m", Some("k"))]);
+    bench.commits();
+    poll(&mut bench);
+    bench.finish(Finish::Done);
+    bench.commits();
+    bench.on(Event::Replaced { generation: 1 });
+    let rows = || vec![row(1, "n", Some("k")), row(2, "o", Some("k"))];
+    let said = bench.polled_of(1, rows());
+    assert_eq!(said, Vec::<String>::new(), "it began before");
+    let said = bench.polled_of(1, rows());
+    assert_eq!(said, ["commit [claim [1, 2]]"]);
+}
+
+#[test]
+fn a_lookup_in_a_file_that_is_not_known_yet_orders_nothing() {
+    let mut bench = Bench::new();
+    bench.on(Event::At { conn: CONN, n: 1 });
+    bench.arrives(CONN, "m", Some("k"));
+    let (key, read) = bench.lookup.take().expect("a lookup");
+    let rows = Some(KeyRows {
+        rows: Vec::new(),
+        generation: 1,
+    });
+    let said = bench.on(Event::LookedUp { key, read, rows });
+    assert_eq!(said, ["commit [row m a0]"], "behind what may be there");
 }
 
 #[test]

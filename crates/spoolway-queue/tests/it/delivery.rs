@@ -297,7 +297,7 @@ fn a_candidate_says_what_is_before_it_in_its_lane() {
         .execute("UPDATE message_queue SET delivery = 1 WHERE seq = 3", ())
         .unwrap();
     let key = message("x").key("k").key.unwrap();
-    assert_eq!(queue.rows_of_key(&key, 2).unwrap(), [4, 5]);
+    assert_eq!(queue.rows_of_key(&key, 2).unwrap().rows, [4, 5]);
     let page = queue.candidates(Cursor::default(), 3).unwrap();
     assert_eq!(page.candidates[0].delivery, 1);
     let before: Vec<_> = page
