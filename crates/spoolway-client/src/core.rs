@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use spoolway_proto::{Message, PROTOCOL_VERSION, ProducerHello, ProducerOp, put_frame};
 use spoolway_queue::{Origin, QueueError, SqliteQueue, Write};
 use tokio::net::UnixStream;
@@ -32,6 +32,9 @@ use crate::{Closed, OtherQueueFile, SocketReason, Status};
 /// at once when it comes to [`GATHER_BYTES`]. Below, it is written by whoever sends it.
 const GATHER_FROM: u32 = 16;
 const GATHER_BYTES: usize = 32 * 1024;
+/// Messages of a frame at most, and bytes of one with more than one: what a faulty frame costs stays small.
+const BATCH_MAX: usize = 64;
+const BATCH_BYTES: usize = 64 * 1024;
 
 /// A message as the route keeps it. The cells are behind the lock of the core.
 pub(crate) struct Body {
@@ -61,6 +64,10 @@ pub(crate) struct Core {
     given_up: bool,
     /// What is to be written on the link.
     out: BytesMut,
+    /// What is written goes into frames of many messages; these are of the next one.
+    batches: bool,
+    batch: Vec<u64>,
+    batch_bytes: usize,
     /// What was entered last may wait for the driver to be written with what comes behind it.
     gathers: bool,
     /// The driver was woken to write what is gathered.
@@ -138,6 +145,9 @@ impl Core {
             turns: 0,
             given_up: false,
             out: BytesMut::new(),
+            batches: false,
+            batch: Vec::new(),
+            batch_bytes: 0,
             gathers: false,
             gathering: false,
             reason: Some(SocketReason::NotTried),
@@ -246,6 +256,9 @@ impl Core {
 
     fn drain(&mut self, now: Instant) {
         while let Some(action) = self.route.next_action() {
+            if self.batches && !matches!(action, Action::Write { .. }) {
+                self.put_batch();
+            }
             match action {
                 Action::Dial => {
                     self.turns += 1;
@@ -281,11 +294,14 @@ impl Core {
                 }
                 Action::At { n } => ProducerOp::At { n }.put(&mut self.out),
                 Action::Write { n } => {
-                    // The route writes only what it holds, and numbers count frames.
-                    let body = self.route.body(n).expect("a written message is unsettled");
-                    put_frame(&mut self.out, |out| body.message.encode(out));
-                    if let Some(link) = &mut self.link {
-                        link.framed(n, &self.out);
+                    let bytes = self.route.body(n).map_or(0, |body| body.message.size());
+                    if self.batch.len() == BATCH_MAX || self.batch_bytes + bytes > BATCH_BYTES {
+                        self.put_batch();
+                    }
+                    self.batch.push(n);
+                    self.batch_bytes += bytes;
+                    if !self.batches {
+                        self.put_batch();
                     }
                 }
                 Action::Seen { ranges, queue, err } => {
@@ -312,6 +328,32 @@ impl Core {
                     verdict,
                 } => self.settle(body, verdict),
                 Action::Unknown { n } => self.tell(n),
+            }
+        }
+    }
+
+    /// Puts one message as a frame, many as a frame with an array.
+    fn put_batch(&mut self) {
+        let (route, link) = (&self.route, &mut self.link);
+        // The route writes only what it holds, and numbers count messages.
+        let body = |n: &u64| route.body(*n).expect("a written message is unsettled");
+        match &self.batch[..] {
+            [] => return,
+            [n] => put_frame(&mut self.out, |out| body(n).message.encode(out)),
+            [first, others @ ..] => put_frame(&mut self.out, |out| {
+                out.put_u8(b'[');
+                body(first).message.encode(out);
+                for n in others {
+                    out.put_u8(b',');
+                    body(n).message.encode(out);
+                }
+                out.put_u8(b']');
+            }),
+        }
+        self.batch_bytes = 0;
+        for n in self.batch.drain(..) {
+            if let Some(link) = link {
+                link.framed(n, &self.out);
             }
         }
     }

@@ -26,6 +26,7 @@
 //!             └── groups ──► queue's writer     an OS thread, so it works without a runtime
 //! ```
 
+mod batch;
 mod error;
 mod receipt;
 
@@ -43,6 +44,7 @@ mod watch;
 
 pub mod route;
 
+pub use batch::SendingBatch;
 pub use builder::{OtherQueue, ProducerBuilder};
 pub use error::{
     Fate, OpenError, OtherQueueFile, QueueReason, SOCKET_PATH_BYTES_MAX, SendCode, SendError,

@@ -8,9 +8,9 @@ use spoolway_proto::{Message, MessageId};
 use tokio::sync::oneshot;
 
 use crate::core::Room;
-use crate::receipt::Sending;
+use crate::receipt::{Sending, Waiter};
 use crate::shared::Shared;
-use crate::{Closed, OpenError, OtherQueueFile, ProducerBuilder, SendError, Status};
+use crate::{Closed, OpenError, OtherQueueFile, ProducerBuilder, SendError, SendingBatch, Status};
 
 /// Sends messages: over the socket, or into the queue file when that is not possible.
 ///
@@ -77,11 +77,23 @@ impl Producer {
         match self
             .handle
             .shared
-            .enter(message, Some(waiter), Room::Awaited)
+            .enter(message, Some(Waiter::Alone(waiter)), Room::Awaited)
         {
             Ok(message) => Sending::waiting(message, answer),
             Err(error) => Sending::answered(error.message.id.clone(), Err(error)),
         }
+    }
+
+    /// Sends messages in this order, with nothing between them. They enter at this call; the future waits for all
+    /// their answers, one a message in the same order, and dropping it drops the answers, not the messages.
+    ///
+    /// Each message has its own fate, as if it were sent alone: one that is refused stops none of the others. What can
+    /// be written at once goes in frames of many messages, which costs both sides less than as many sends.
+    pub fn send_batch<M>(&self, messages: M) -> SendingBatch
+    where
+        M: IntoIterator<Item = Message, IntoIter: ExactSizeIterator>,
+    {
+        self.handle.shared.enter_batch(messages.into_iter())
     }
 
     /// Sends a message if it need not wait for room in the window; else gives it back at once.
@@ -96,7 +108,8 @@ impl Producer {
     /// message took no place in the order, and nobody has it.
     pub fn try_send(&self, message: Message) -> Result<Sending, SendError> {
         let (waiter, answer) = oneshot::channel();
-        let message = self.handle.shared.enter(message, Some(waiter), Room::Now)?;
+        let waiter = Some(Waiter::Alone(waiter));
+        let message = self.handle.shared.enter(message, waiter, Room::Now)?;
         Ok(Sending::waiting(message, answer))
     }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use spoolway_proto::{Message, MessageId, Outcome};
 use tokio::sync::oneshot;
 
+use crate::batch::Gathering;
 use crate::{Fate, SendCode, SendError, SocketReason};
 
 /// Which way a message went.
@@ -77,7 +78,24 @@ pub struct Status {
 }
 
 pub(crate) type Answer = Result<Receipt, SendError>;
-pub(crate) type Waiter = oneshot::Sender<Answer>;
+
+/// Who waits for the answer of a message.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    Alone(oneshot::Sender<Answer>),
+    /// Its place in a batch.
+    InBatch(Arc<Gathering>, usize),
+}
+
+impl Waiter {
+    /// Tells the answer. It is given back when nobody waits for it.
+    pub(crate) fn answer(self, answer: Answer) -> Result<(), Answer> {
+        match self {
+            Self::Alone(waiter) => waiter.send(answer),
+            Self::InBatch(gathering, place) => gathering.answer(place, answer),
+        }
+    }
+}
 
 /// A message on its way. Dropping it drops the answer, not the message.
 #[derive(Debug)]
@@ -145,6 +163,6 @@ impl Future for Sending {
 }
 
 /// Every waiter is answered before it is dropped, but for those of a producer that was leaked.
-fn lost(message: &Message) -> SendError {
+pub(crate) fn lost(message: &Message) -> SendError {
     SendError::new(Fate::Unknown, SendCode::Unanswered, message.clone())
 }

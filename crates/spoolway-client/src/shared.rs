@@ -8,6 +8,7 @@ use spoolway_proto::{Message, MessageId, Timestamp, validate_queue_message};
 use spoolway_queue::SqliteQueue;
 use tokio::sync::{Notify, oneshot};
 
+use crate::batch::{Gathering, SendingBatch};
 use crate::builder::Options;
 use crate::core::{Core, Effects, Room, Spool};
 use crate::receipt::{Answer, Waiter};
@@ -111,14 +112,52 @@ impl Shared {
     /// Stamps and checks a message, and starts it on its way.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        mut message: Message,
+        message: Message,
         waiter: Option<Waiter>,
         room: Room,
     ) -> Result<Arc<Message>, SendError> {
         if self.is_forked() {
-            return Err(SendError::new(Fate::NotTaken, SendCode::Forked, message));
+            return Err(forked(message));
         }
-        let millis = unix_millis();
+        let message = self.check(message, unix_millis())?;
+        self.with(|core, now| core.enter(now, Arc::clone(&message), waiter, room))?;
+        Ok(message)
+    }
+
+    /// Stamps and checks messages, and starts them on their way with nothing between them.
+    pub(crate) fn enter_batch(
+        self: &Arc<Self>,
+        messages: impl ExactSizeIterator<Item = Message>,
+    ) -> SendingBatch {
+        let (gathering, answers) = Gathering::new(messages.len());
+        let (is_forked, millis) = (self.is_forked(), unix_millis());
+        let mut sent = Vec::with_capacity(messages.len());
+        let mut entering = Vec::with_capacity(messages.len());
+        for (place, message) in messages.enumerate() {
+            let checked = match is_forked {
+                true => Err(forked(message)),
+                false => self.check(message, millis),
+            };
+            match checked {
+                Ok(message) => {
+                    sent.push(Arc::clone(&message));
+                    entering.push((place, message));
+                }
+                Err(error) => {
+                    sent.push(Arc::new(Message::clone(&error.message)));
+                    let waiter = Waiter::InBatch(Arc::clone(&gathering), place);
+                    give(Some(waiter), Err(error));
+                }
+            }
+        }
+        if !entering.is_empty() {
+            self.with(|core, now| core.enter_batch(now, entering, &gathering));
+        }
+        SendingBatch::new(sent, answers)
+    }
+
+    /// Fills in what is absent, and says what is wrong.
+    fn check(&self, mut message: Message, millis: u64) -> Result<Arc<Message>, SendError> {
         message.stamp(Timestamp(i64::try_from(millis).unwrap_or(i64::MAX)), || {
             MessageId::v7(millis, rand::random())
         });
@@ -128,9 +167,7 @@ impl Shared {
             let found = invalid.to_string();
             return Err(message_error.by_socket(Some(SocketReason::Invalid(found))));
         }
-        let message = Arc::new(message);
-        self.with(|core, now| core.enter(now, Arc::clone(&message), waiter, room))?;
-        Ok(message)
+        Ok(Arc::new(message))
     }
 
     pub(crate) async fn flush(self: &Arc<Self>) {
@@ -197,13 +234,17 @@ impl Shared {
 /// Answers who waits. A failure that nobody hears of is logged.
 fn give(waiter: Option<Waiter>, answer: Answer) {
     let unheard = match waiter {
-        Some(waiter) => waiter.send(answer).err(),
+        Some(waiter) => waiter.answer(answer).err(),
         None => Some(answer),
     };
     if let Some(Err(error)) = unheard {
         let id = &error.message.id;
         tracing::error!(%id, code = error.code.as_str(), "a message was not settled: {error}");
     }
+}
+
+fn forked(message: Message) -> SendError {
+    SendError::new(Fate::NotTaken, SendCode::Forked, message)
 }
 
 fn unix_millis() -> u64 {

@@ -155,7 +155,7 @@ mod tests {
         told.remember(&first);
         let (waiter, _answer) = oneshot::channel();
         assert!(matches!(
-            told.resend(&first, Some(waiter), now),
+            told.resend(&first, Some(Waiter::Alone(waiter)), now),
             Resend::Attached
         ));
         assert!(matches!(
@@ -177,7 +177,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         for deadline in [now, later] {
             let (waiter, _answer) = oneshot::channel();
-            told.resend(&first, Some(waiter), deadline);
+            told.resend(&first, Some(Waiter::Alone(waiter)), deadline);
         }
         assert_eq!(told.late(now).len(), 1);
         assert_eq!(told.next_deadline(), Some(later));

@@ -8,6 +8,7 @@ use spoolway_proto::{Code, Message};
 use tokio::sync::oneshot;
 
 use super::{Body, Core, Event, GATHER_FROM, Link, SocketReason};
+use crate::batch::Gathering;
 use crate::receipt::Waiter;
 use crate::route::{Full, Outgoing};
 use crate::told::Resend;
@@ -23,6 +24,40 @@ pub(crate) enum Room {
 impl Core {
     /// Takes a stamped and valid message.
     pub(crate) fn enter(
+        &mut self,
+        now: Instant,
+        message: Arc<Message>,
+        waiter: Option<Waiter>,
+        room: Room,
+    ) -> Result<(), SendError> {
+        self.gathers = self.route.in_flight() >= GATHER_FROM;
+        self.admit(now, message, waiter, room)?;
+        self.drain(now);
+        Ok(())
+    }
+
+    /// Takes stamped and valid messages, and writes as many of them as may be written in few frames.
+    pub(crate) fn enter_batch(
+        &mut self,
+        now: Instant,
+        messages: Vec<(usize, Arc<Message>)>,
+        gathering: &Arc<Gathering>,
+    ) {
+        self.gathers = self.route.in_flight() >= GATHER_FROM;
+        for (place, message) in messages {
+            let waiter = || Some(Waiter::InBatch(Arc::clone(gathering), place));
+            if let Err(error) = self.admit(now, message, waiter(), Room::Awaited) {
+                self.effects.answers.push((waiter(), Err(error)));
+            }
+        }
+        self.batches = true;
+        self.drain(now);
+        self.put_batch();
+        self.batches = false;
+    }
+
+    /// Gives a message its number.
+    fn admit(
         &mut self,
         now: Instant,
         message: Arc<Message>,
@@ -55,7 +90,6 @@ impl Core {
             waiter: Cell::new(waiter),
             told: Cell::new(false),
         };
-        self.gathers = self.route.in_flight() >= GATHER_FROM;
         let taken = match room {
             Room::Awaited => self.route.send(now, body, outgoing),
             Room::Now => self.route.try_send(now, body, outgoing),
@@ -63,7 +97,6 @@ impl Core {
         match taken {
             Ok(_) => {
                 self.entered += 1;
-                self.drain(now);
                 Ok(())
             }
             Err(full) => {

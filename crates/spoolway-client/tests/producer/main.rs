@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in tests a failure is a panic")]
 
+mod batch;
 mod close;
 mod confirm;
 mod file;

@@ -1,5 +1,6 @@
 //! A consumer written by hand over a real socket, and a place with a real queue file.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -181,6 +182,8 @@ impl Consumer {
             decoder: FrameDecoder::new(Limits::default().frame_bytes_max),
             hello: None,
             n: 0,
+            batch: VecDeque::new(),
+            frames: Vec::new(),
         };
         match peer.next().await {
             Some(Heard::Op(ProducerOp::Hello(hello))) => {
@@ -214,6 +217,10 @@ pub(crate) struct Peer {
     decoder: FrameDecoder,
     hello: Option<ProducerHello>,
     n: u64,
+    /// The rest of the batch that was read last.
+    batch: VecDeque<Message>,
+    /// How many messages each frame of them had.
+    pub(crate) frames: Vec<usize>,
 }
 
 impl Peer {
@@ -229,11 +236,21 @@ impl Peer {
     pub(crate) async fn next(&mut self) -> Option<Heard> {
         let limits = Limits::default();
         loop {
+            if let Some(message) = self.batch.pop_front() {
+                self.n += 1;
+                return Some(Heard::Message(self.n - 1, Box::new(message)));
+            }
             if let Some(frame) = self.decoder.next(&mut self.inbox).unwrap() {
                 return Some(match decode_for_consumer(&frame, &limits).unwrap() {
                     Incoming::Message(message) => {
-                        self.n += 1;
-                        Heard::Message(self.n - 1, Box::new(message.unwrap()))
+                        self.frames.push(1);
+                        self.batch.push_back(message.unwrap());
+                        continue;
+                    }
+                    Incoming::Batch(batch) => {
+                        self.frames.push(batch.len());
+                        self.batch.extend(batch.into_iter().map(Result::unwrap));
+                        continue;
                     }
                     Incoming::Op(op) => {
                         if let ProducerOp::At { n } = op {
@@ -241,7 +258,6 @@ impl Peer {
                         }
                         Heard::Op(op)
                     }
-                    Incoming::Batch(_) => panic!("a batch"),
                 });
             }
             match soon(self.stream.read_buf(&mut self.inbox)).await {

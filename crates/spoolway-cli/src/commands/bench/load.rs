@@ -60,6 +60,10 @@ pub(super) async fn send(
     let mut messages = Messages::new(args.work, args.bytes, args.number);
     let mut times = histogram();
     let start = monotonic();
+    if args.work == Work::Batch {
+        send_batches(producer, args, &mut messages, &mut times).await?;
+        return Ok((start, times));
+    }
     let mut sent = VecDeque::with_capacity(args.window);
     for _ in 0..args.messages {
         sent.push_back((Instant::now(), producer.send(messages.next())));
@@ -75,6 +79,33 @@ pub(super) async fn send(
         times.saturating_record(nanos(at));
     }
     Ok((start, times))
+}
+
+/// The same in batches: a window of messages, so some batches, on their way.
+async fn send_batches(
+    producer: &Producer,
+    args: &BenchSide,
+    messages: &mut Messages,
+    times: &mut Histogram<u64>,
+) -> Result<(), Failure> {
+    let mut left = args.messages;
+    let mut sent = VecDeque::new();
+    let window = (args.window / BATCH as usize).max(1);
+    while left > 0 || !sent.is_empty() {
+        while left > 0 && sent.len() < window {
+            let batch: Vec<Message> = (0..left.min(BATCH)).map(|_| messages.next()).collect();
+            left -= batch.len() as u64;
+            sent.push_back((Instant::now(), producer.send_batch(batch)));
+        }
+        for (at, sending) in sent.drain(..window.div_ceil(2).min(sent.len())) {
+            let answers = sending.await;
+            times.saturating_record_n(nanos(at), answers.len() as u64);
+            for answer in answers {
+                taken(answer, args.work)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn nanos(since: Instant) -> u64 {
