@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use spoolway_proto::{InstanceId, Key, Message, MessageId, Outcome, Payload, Timestamp};
 use uuid::Uuid;
 
@@ -26,6 +26,7 @@ pub(crate) struct Owner {
 /// A transaction that is open, and what has to be told once it is committed.
 pub(crate) struct Tx<'a> {
     pub(crate) conn: &'a Connection,
+    pub(crate) hot: Hot<'a>,
     pub(crate) path: &'a Path,
     pub(crate) book: &'a mut ClaimBook,
     pub(crate) owner: &'a mut Owner,
@@ -38,6 +39,26 @@ pub(crate) struct Tx<'a> {
     pub(crate) generation: u64,
     /// Whether rows that are made are made by the consumer, of what came over the socket.
     pub(crate) stores: bool,
+}
+
+/// The statements of every message, looked up once a transaction: to find one in the cache of the connection means to
+/// hash its text.
+#[derive(Default)]
+pub(crate) struct Hot<'a> {
+    insert: Option<CachedStatement<'a>>,
+    producer_of: Option<CachedStatement<'a>>,
+    processed: Option<CachedStatement<'a>>,
+}
+
+fn hot<'s, 'a>(
+    kept: &'s mut Option<CachedStatement<'a>>,
+    conn: &'a Connection,
+    statement: &str,
+) -> rusqlite::Result<&'s mut CachedStatement<'a>> {
+    match kept {
+        Some(statement) => Ok(statement),
+        None => Ok(kept.insert(conn.prepare_cached(statement)?)),
+    }
 }
 
 /// What a commit changes outside the file.
@@ -140,7 +161,7 @@ impl Tx<'_> {
             });
             let (attempts, error) = row.state.attempts();
             let dead_reason = row.state.dead_reason();
-            self.prepare(sql::INSERT)?.execute(params![
+            hot(&mut self.hot.insert, self.conn, sql::INSERT)?.execute(params![
                 message.id.as_str(),
                 &*message.r#type,
                 message.payload.as_str(),
@@ -363,8 +384,11 @@ impl Tx<'_> {
     }
 
     fn processed(&mut self, seq: i64, attempts: u32) -> Applied {
-        let values = params![seq, self.now.wall_s(), attempts];
-        let settled = self.settle(seq, sql::PROCESSED, values)?;
+        let settled = self.producer_of(seq)?;
+        if settled.is_some() {
+            let values = params![seq, self.now.wall_s(), attempts];
+            hot(&mut self.hot.processed, self.conn, sql::PROCESSED)?.execute(values)?;
+        }
         self.settle_claim(seq)?;
         if let Some(Some(producer)) = &settled {
             self.tally.of(producer.clone()).processed += 1;
@@ -372,21 +396,11 @@ impl Tx<'_> {
         Ok(settled_row(seq, settled.is_some()))
     }
 
-    /// Whether the row was unprocessed, and whose it is.
-    fn settle(
-        &self,
-        seq: i64,
-        statement: &str,
-        values: &[&dyn ToSql],
-    ) -> rusqlite::Result<Option<Option<String>>> {
-        let found = self
-            .prepare(sql::PRODUCER_OF)?
+    /// Whether the row is unprocessed, and whose it is.
+    fn producer_of(&mut self, seq: i64) -> rusqlite::Result<Option<Option<String>>> {
+        hot(&mut self.hot.producer_of, self.conn, sql::PRODUCER_OF)?
             .query_row([seq], |row| row.get(0))
-            .optional()?;
-        if found.is_some() {
-            self.prepare(statement)?.execute(values)?;
-        }
-        Ok(found)
+            .optional()
     }
 
     fn retry(&mut self, seq: i64, attempts: u32, due: Due, error: &str) -> Applied {
@@ -398,8 +412,11 @@ impl Tx<'_> {
     }
 
     fn dead(&mut self, seq: i64, attempts: u32, reason: &str, error: Option<&str>) -> Applied {
-        let values = params![seq, self.now.wall_s(), attempts, reason, error];
-        let settled = self.settle(seq, sql::DEAD, values)?;
+        let settled = self.producer_of(seq)?;
+        if settled.is_some() {
+            let values = params![seq, self.now.wall_s(), attempts, reason, error];
+            self.prepare(sql::DEAD)?.execute(values)?;
+        }
         // It may be requeued while others of its range are still held, and is nobody's then.
         self.give_back(seq)?;
         if let Some(Some(producer)) = &settled {

@@ -1,7 +1,8 @@
 //! A durable local message queue in one SQLite file.
 //!
-//! [`SqliteQueue`] is the handle. One writer thread groups what is submitted into few commits, a
-//! pool of readers reads beside it, and an `Ok` means: committed to the file that the path names.
+//! [`SqliteQueue`] is the handle. One writer groups what is submitted into few commits, on a thread
+//! of its own or on that of a call that waits; a pool of readers reads beside it, and an `Ok` means:
+//! committed to the file that the path names.
 //! Any program that can insert into a table can be a producer; the consumer is whoever holds the
 //! [`ConsumerLock`]: a program that wants only a queue starts a [`SqliteQueuePoller`], or calls
 //! [`SqliteQueue::dequeue`] itself.
@@ -35,6 +36,7 @@ mod write;
 mod queue;
 
 mod dequeue;
+mod desk;
 mod poller;
 mod read;
 

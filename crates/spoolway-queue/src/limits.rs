@@ -186,6 +186,9 @@ pub(crate) fn uncopied(conn: &Connection) -> rusqlite::Result<u64> {
     })
 }
 
+/// How often the size of the log is asked: meanwhile a fast disk takes some 10 MB.
+const MEASURE_EVERY: Duration = Duration::from_millis(100);
+
 /// How often a large log is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -193,10 +196,23 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct LogAlarm {
     raised: bool,
+    measured: Option<Instant>,
     looked: Option<Instant>,
 }
 
 impl LogAlarm {
+    /// Whether it is time to ask for the size of the log.
+    pub(crate) fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self
+            .measured
+            .is_none_or(|measured| now >= measured + MEASURE_EVERY);
+        if is_due {
+            self.measured = Some(now);
+        }
+        is_due
+    }
+
     /// Looks at the log, and cuts one that is large and copied.
     pub(crate) fn look(&mut self, conn: &Connection, path: &Path) {
         if file::sizes(path).1 <= WAL_BYTES_ALARM && !self.raised {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::apply::{Fault, Owner, Tx};
 use crate::dequeue::Dequeuer;
+use crate::desk::{self, Desk};
 use crate::lock::side_file;
 use crate::producer::ProducerRecord;
 use crate::shared::Shared;
@@ -85,7 +86,7 @@ pub struct TakenOver {
     pub suspects: u64,
 }
 
-/// A queue file. Clones share one writer thread and one pool of readers.
+/// A queue file. Clones share one writer and one pool of readers.
 ///
 /// Every call but [`submit`](Self::submit), [`identity`](Self::identity) and the paths blocks: call
 /// them from a thread that may. Dropping the last handle writes what waits and then closes the
@@ -114,7 +115,8 @@ pub struct SqliteQueue {
 
 struct Inner {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    desk: Arc<Desk>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     dequeuer: Mutex<Dequeuer>,
 }
 
@@ -144,13 +146,16 @@ impl SqliteQueue {
             rows_valid: true,
         };
         let writer = Writer::new(Arc::clone(&shared), file, owner);
+        let desk = Arc::new(Desk::new(Arc::clone(&shared), writer));
+        let attended = Arc::clone(&desk);
         let thread = thread::Builder::new()
             .name("spoolway-queue".into())
-            .spawn(move || writer.run())
+            .spawn(move || attended.attend())
             .map_err(|error| QueueError::io(&shared.path, error))?;
         let inner = Inner {
             shared,
-            writer: Mutex::new(Some(thread)),
+            desk,
+            thread: Mutex::new(Some(thread)),
             dequeuer: Mutex::default(),
         };
         Ok(Self {
@@ -161,8 +166,9 @@ impl SqliteQueue {
     /// Hands writes to the writer thread and returns at once. All of them are committed together,
     /// in order, after everything submitted before, or none is.
     ///
-    /// `done` is called exactly once: on the writer thread, when the commit is confirmed or has
-    /// failed, or on this thread when the queue is closed. It must not block.
+    /// `done` is called exactly once: on the thread that writes, which is the queue's own or that of
+    /// a call that waits, when the commit is confirmed or has failed; or on this thread when the
+    /// queue is closed. It must not block.
     pub fn submit(
         &self,
         writes: Vec<Write>,
@@ -296,14 +302,10 @@ impl SqliteQueue {
     }
 
     fn wait(&self, job: Job) -> Answer {
-        let (sender, answer) = mpsc::sync_channel(1);
-        // The receiver waits below, so the send cannot fail.
-        self.push(job, Box::new(move |answer| drop(sender.send(answer))));
-        answer.recv().unwrap_or_else(|_| {
-            Err(QueueError::Closed {
-                path: self.path().into(),
-            })
-        })
+        if self.shared().is_forked() {
+            return Err(self.shared().forked());
+        }
+        self.inner.desk.call(job)
     }
 
     fn push(&self, job: Job, done: Box<dyn FnOnce(Answer) + Send>) {
@@ -356,12 +358,12 @@ impl Inner {
         }
         self.shared.tray.close();
         let thread = self
-            .writer
+            .thread
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(thread) = thread
-            && thread.thread().id() != thread::current().id()
+            && !desk::is_callback()
             && thread.join().is_err()
         {
             tracing::error!(queue = %self.shared.path.display(), "the writer had panicked");
@@ -373,13 +375,13 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if self.shared.is_forked() {
             // The thread is the parent's. What it shares with this value is never freed here, since its share stays.
-            let writer = self
-                .writer
+            let thread = self
+                .thread
                 .get_mut()
                 .unwrap_or_else(PoisonError::into_inner);
-            std::mem::forget(writer.take());
+            std::mem::forget(thread.take());
         }
-        // From a callback, on the writer's own thread, it only says that nothing more will come.
+        // From a callback, on the thread that writes, it only says that nothing more will come.
         self.close();
     }
 }

@@ -1,7 +1,7 @@
 //! What the writer, the readers and the handles of one queue share.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -18,7 +18,7 @@ type Pool = r2d2::Pool<SqliteConnectionManager>;
 
 pub(crate) struct Shared {
     /// With its directory resolved.
-    pub(crate) path: PathBuf,
+    pub(crate) path: Arc<Path>,
     pub(crate) options: QueueOptions,
     pub(crate) tray: Tray,
     /// The process that opened it.
@@ -55,7 +55,7 @@ impl Shared {
             openings: 1,
         };
         Ok(Self {
-            path,
+            path: path.into(),
             options,
             tray: Tray::default(),
             pid: AtomicU32::new(std::process::id()),
@@ -122,7 +122,7 @@ impl Shared {
     /// What a reader found.
     pub(crate) fn read_damage(&self) -> QueueError {
         QueueError::Corrupt {
-            path: self.path.clone(),
+            path: self.path.to_path_buf(),
             source: Arc::new(io::Error::other("a page of it could not be read")),
         }
     }
@@ -135,7 +135,7 @@ impl Shared {
 
     pub(crate) fn forked(&self) -> QueueError {
         QueueError::Forked {
-            path: self.path.clone(),
+            path: self.path.to_path_buf(),
         }
     }
 

@@ -1,9 +1,9 @@
-//! What waits for the writer: bounded, first in first out, taken in groups.
+//! What waits for the writer: bounded, first in first out, taken in groups, and the bell for its thread.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::QueueError;
@@ -65,11 +65,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(path: &Path, job: Job, done: Done) -> Self {
+    pub(crate) fn new(path: &Arc<Path>, job: Job, done: Done) -> Self {
         let (rows, bytes) = job.weight();
         let reply = Reply {
             done: Some(done),
-            path: path.into(),
+            path: Arc::clone(path),
         };
         Self {
             job,
@@ -91,7 +91,7 @@ impl Request {
 /// The caller's callback; told `Closed` if nothing else ever is.
 struct Reply {
     done: Option<Done>,
-    path: PathBuf,
+    path: Arc<Path>,
 }
 
 impl Reply {
@@ -111,17 +111,20 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        let path = self.path.clone();
-        self.call(Err(QueueError::Closed { path }));
+        if self.done.is_some() {
+            let path = self.path.to_path_buf();
+            self.call(Err(QueueError::Closed { path }));
+        }
     }
 }
 
-/// What the writer finds.
-pub(crate) enum Taken {
-    Group(Vec<Request>),
-    /// Nothing came in time.
+/// What the thread of the writer hears.
+pub(crate) enum Call {
+    /// Something waits, or did.
+    Rung,
+    /// Nobody took anything for that long.
     Idle,
-    /// Nothing waits, and nothing will come.
+    /// Nothing more will come.
     Closed,
 }
 
@@ -131,19 +134,28 @@ struct State {
     refused: Vec<Request>,
     rows: usize,
     bytes: usize,
+    rung: bool,
     closed: bool,
+    /// When a group was taken last.
+    taken: Option<Instant>,
 }
 
 /// The queue in front of the writer.
 #[derive(Default)]
 pub(crate) struct Tray {
     state: Mutex<State>,
-    ready: Condvar,
+    bell: Condvar,
 }
 
 impl Tray {
-    /// Hands a request over. After [`close`](Self::close) it is answered here and now.
+    /// Puts a request there for the thread, and rings. After [`close`](Self::close) it is answered here and now.
     pub(crate) fn push(&self, request: Request) {
+        self.put(request);
+        self.ring_if_any();
+    }
+
+    /// Puts a request there without a sound: the caller sees to it itself. Closed, as [`push`](Self::push).
+    pub(crate) fn put(&self, request: Request) {
         let mut state = self.lock();
         if state.closed {
             drop(state);
@@ -162,43 +174,63 @@ impl Tray {
             let job = Job::Writes(Vec::new(), None);
             state.refused.push(Request { job, ..request });
         }
-        drop(state);
-        self.ready.notify_one();
     }
 
-    /// Waits for requests until `limit`, and takes a group of them.
-    pub(crate) fn take(&self, limit: Duration) -> Taken {
-        let deadline = Instant::now() + limit;
+    /// Rings for the thread if anything waits.
+    pub(crate) fn ring_if_any(&self) {
+        let mut state = self.lock();
+        let waits = !state.waiting.is_empty() || !state.refused.is_empty();
+        let rings = waits && !state.rung;
+        state.rung |= rings;
+        drop(state);
+        if rings {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Waits for the bell, until nobody has taken anything for `limit`.
+    pub(crate) fn listen(&self, limit: Duration) -> Call {
+        let listens = Instant::now();
         let mut state = self.lock();
         loop {
-            if !state.refused.is_empty() {
-                let refused = std::mem::take(&mut state.refused);
-                drop(state);
-                for request in refused {
-                    let path = request.reply.path.clone();
-                    request.answer(Err(QueueError::Overloaded { path }));
-                }
-                state = self.lock();
-                continue;
-            }
-            if !state.waiting.is_empty() {
-                let mut group = Vec::new();
-                state.fill(&mut group);
-                return Taken::Group(group);
-            }
             if state.closed {
-                return Taken::Closed;
+                return Call::Closed;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            if std::mem::take(&mut state.rung) {
+                return Call::Rung;
+            }
+            let since = state.taken.map_or(listens, |taken| taken.max(listens));
+            let left = limit.saturating_sub(since.elapsed());
             if left.is_zero() {
-                return Taken::Idle;
+                return Call::Idle;
             }
             state = self
-                .ready
+                .bell
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
+    }
+
+    /// Takes a group of what waits; none if nothing does. Answers what was refused.
+    pub(crate) fn take(&self) -> Option<Vec<Request>> {
+        let mut state = self.lock();
+        while !state.refused.is_empty() {
+            let refused = std::mem::take(&mut state.refused);
+            drop(state);
+            for request in refused {
+                let path = request.reply.path.to_path_buf();
+                request.answer(Err(QueueError::Overloaded { path }));
+            }
+            state = self.lock();
+        }
+        if state.waiting.is_empty() {
+            return None;
+        }
+        state.taken = Some(Instant::now());
+        let mut group = Vec::new();
+        state.fill(&mut group);
+        Some(group)
     }
 
     /// Adds to a group what came while it waited for the lock of the file.
@@ -209,7 +241,7 @@ impl Tray {
     /// Nothing more is taken in; what waits is still written.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
-        self.ready.notify_all();
+        self.bell.notify_all();
     }
 
     /// Nothing more is taken in, and nobody will write what waits.
@@ -219,6 +251,7 @@ impl Tray {
         let abandoned = std::mem::take(&mut *state);
         state.closed = true;
         drop(state);
+        self.bell.notify_all();
         drop(abandoned);
     }
 
@@ -257,15 +290,28 @@ mod tests {
         let sender = sender.clone();
         let job = Job::Writes(vec![Write::Claim((0..).take(rows).collect())], None);
         let done = Box::new(move |answer| sender.send(answer).unwrap());
-        Request::new(Path::new("/q.db"), job, done)
+        Request::new(&Path::new("/q.db").into(), job, done)
     }
 
     fn group(tray: &Tray) -> usize {
-        match tray.take(Duration::ZERO) {
-            Taken::Group(group) => group.len(),
-            Taken::Idle => 0,
-            Taken::Closed => usize::MAX,
-        }
+        tray.take().map_or(0, |group| group.len())
+    }
+
+    #[test]
+    fn the_bell_rings_once_for_what_waits_and_is_heard_later() {
+        let (sender, _answers) = mpsc::channel();
+        let tray = Tray::default();
+        tray.put(request(1, &sender));
+        assert!(matches!(tray.listen(Duration::ZERO), Call::Idle));
+        tray.ring_if_any();
+        tray.push(request(1, &sender));
+        assert!(matches!(tray.listen(Duration::MAX), Call::Rung));
+        assert!(matches!(tray.listen(Duration::ZERO), Call::Idle));
+        assert_eq!(group(&tray), 2);
+        tray.ring_if_any();
+        assert!(matches!(tray.listen(Duration::ZERO), Call::Idle));
+        tray.close();
+        assert!(matches!(tray.listen(Duration::MAX), Call::Closed));
     }
 
     #[test]
@@ -317,7 +363,7 @@ mod tests {
             answers.try_recv().unwrap().unwrap_err().code(),
             "queue_closed"
         );
-        assert_eq!(group(&tray), usize::MAX);
+        assert_eq!(group(&tray), 0);
 
         let tray = Tray::default();
         tray.push(request(1, &sender));

@@ -1,4 +1,4 @@
-//! The writer: one thread, one connection, many requests in one commit.
+//! The writer: one connection, many requests in one commit. Whoever sits at the [desk](crate::desk) moves it.
 //!
 //! ```text
 //!          ┌────────────── moved: open what the path names now, write again ◄─┐
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::apply::{News, Owner, Tx};
+use crate::apply::{Hot, News, Owner, Tx};
 use crate::claims::ClaimBook;
 use crate::clock::Now;
 use crate::file::{self, OpenFile};
@@ -29,11 +29,8 @@ use crate::limits::{Limits, LogAlarm, Room};
 use crate::producer::Tally;
 use crate::queue::{Durability, Role};
 use crate::shared::Shared;
-use crate::tray::{Answer, Request, Taken};
+use crate::tray::{Answer, Request};
 use crate::{QueueError, quarantine, sql, wake};
-
-/// How often an idle writer looks whether its file is still the one that the path names.
-const TICK: Duration = Duration::from_millis(1_000);
 
 /// How often a group follows its file to another place before it gives up.
 const MOVES_MAX: usize = 8;
@@ -107,15 +104,13 @@ impl Writer {
         }
     }
 
-    /// Serves requests until the tray is closed and empty.
-    pub(crate) fn run(mut self) {
-        loop {
-            match self.shared.tray.take(TICK) {
-                Taken::Group(group) => self.serve(group),
-                Taken::Idle => self.tick(),
-                Taken::Closed => return,
-            }
-        }
+    /// Serves a group of what waits in the tray; false if nothing does.
+    pub(crate) fn serve_next(&mut self) -> bool {
+        let Some(group) = self.shared.tray.take() else {
+            return false;
+        };
+        self.serve(group);
+        true
     }
 
     fn serve(&mut self, mut group: Vec<Request>) {
@@ -132,10 +127,12 @@ impl Writer {
                 }
             }
         }
-        if self.shared.options.role == Role::Producer {
-            self.copy_wal(WAL_BYTES_BUSY);
+        if self.log.is_due() {
+            if self.shared.options.role == Role::Producer {
+                self.copy_wal(WAL_BYTES_BUSY);
+            }
+            self.watch_log();
         }
-        self.watch_log();
     }
 
     /// Commits a group, wherever its file goes meanwhile.
@@ -150,7 +147,7 @@ impl Writer {
                     unknown = None;
                     if moves == MOVES_MAX {
                         return Err(QueueError::Moved {
-                            path: self.shared.path.clone(),
+                            path: self.shared.path.to_path_buf(),
                         });
                     }
                 }
@@ -269,7 +266,7 @@ impl Writer {
         if emptied {
             return Ok(());
         }
-        let (path, waited) = (path.clone(), RECOVERY_WAIT_MAX);
+        let (path, waited) = (path.to_path_buf(), RECOVERY_WAIT_MAX);
         Err(QueueError::Busy { path, waited })
     }
 
@@ -334,7 +331,9 @@ impl Writer {
     fn execute(&self, statement: &str) -> Result<(), QueueError> {
         let path = &self.shared.path;
         let Some(file) = &self.file else {
-            return Err(QueueError::Closed { path: path.clone() });
+            return Err(QueueError::Closed {
+                path: path.to_path_buf(),
+            });
         };
         execute(&file.conn, statement).map_err(|error| QueueError::sql(path, error))
     }
@@ -343,10 +342,13 @@ impl Writer {
     fn apply_all(&mut self, group: &mut [Request]) -> Result<(Vec<Answer>, News), QueueError> {
         let path = &self.shared.path;
         let Some(file) = &self.file else {
-            return Err(QueueError::Closed { path: path.clone() });
+            return Err(QueueError::Closed {
+                path: path.to_path_buf(),
+            });
         };
         let mut tx = Tx {
             conn: &file.conn,
+            hot: Hot::default(),
             path,
             book: &mut self.book,
             owner: &mut self.owner,
@@ -398,7 +400,7 @@ impl Writer {
         }
     }
 
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         if self.file.as_ref().is_some_and(OpenFile::has_moved) {
             self.lose_file();
         }

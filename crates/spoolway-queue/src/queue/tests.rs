@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 
 use super::*;
 use crate::Watch;

@@ -242,3 +242,56 @@ fn a_killed_writer_loses_nothing_it_acknowledged() {
         .unwrap();
     assert_eq!(check, "ok");
 }
+
+/// A call that waits writes itself, and with it what others have handed over: closing from their callbacks must not
+/// wait for that call.
+#[test]
+fn a_queue_may_be_closed_in_a_callback_whoever_writes() {
+    let fixture = Fixture::new();
+    for round in 0..50 {
+        let queue = fixture.again();
+        let (sender, done) = mpsc::channel();
+        let closes = queue.clone();
+        queue.submit(vec![row(message(&format!("a{round}")))], move |written| {
+            closes.close();
+            sender.send(written.is_ok()).unwrap();
+        });
+        // It comes before the close, or is told of it.
+        match queue.write(vec![row(message(&format!("b{round}")))]) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.code(), "queue_closed"),
+        }
+        assert!(done.recv_timeout(DEADLINE).unwrap());
+    }
+}
+
+#[test]
+fn callers_and_submissions_are_all_answered_whoever_writes() {
+    let queue = Fixture::new();
+    let (sender, answers) = mpsc::channel();
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let (queue, sender) = (queue.queue.clone(), sender.clone());
+            scope.spawn(move || {
+                for n in 0..50 {
+                    let submitted = sender.clone();
+                    queue.submit(
+                        vec![row(message(&format!("s{thread}-{n}")))],
+                        move |written| submitted.send(written.unwrap()[0]).unwrap(),
+                    );
+                    let written = queue.write(vec![row(message(&format!("w{thread}-{n}")))]);
+                    sender.send(written.unwrap()[0]).unwrap();
+                }
+            });
+        }
+    });
+    drop(sender);
+    let seqs: HashSet<i64> = answers
+        .iter()
+        .map(|written| match written {
+            Written::Inserted { seq } => seq,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(seqs.len(), 800);
+}
