@@ -124,14 +124,7 @@ impl Side {
 
     /// Its resident memory now and at its peak, in KiB.
     pub fn resident(&self) -> (u64, u64) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()));
-        let status = status.expect("Linux, and our own child");
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let value = line.and_then(|line| line.trim().strip_suffix(" kB"));
-            value.map_or(0, |value| value.parse().expect("a number"))
-        };
-        (kib("VmRSS:"), kib("VmHWM:"))
+        resident(&self.0)
     }
 }
 
@@ -140,6 +133,18 @@ impl Drop for Side {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The resident memory of a child now and at its peak, in KiB.
+pub fn resident(child: &Child) -> (u64, u64) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+    let status = status.expect("Linux, and our own child");
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        value.map_or(0, |value| value.parse().expect("a number"))
+    };
+    (kib("VmRSS:"), kib("VmHWM:"))
 }
 
 // ---- messages
@@ -217,6 +222,13 @@ pub fn plain_file(path: &Path) -> Connection {
     conn.busy_timeout(Duration::from_secs(10))
         .expect("settings");
     conn
+}
+
+/// Bytes of the write-ahead log of a queue file.
+pub fn wal_bytes(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(0, |found| found.len())
 }
 
 /// [`message`] with a UUIDv7 and the time.

@@ -17,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use rusqlite::{Connection, params};
 use spoolway::Message;
 use spoolway::queue::{Claimed, PollerOptions, Settlement, SqliteQueue, SqliteQueuePoller};
@@ -210,29 +211,34 @@ fn select_and_update(conn: &Connection) -> usize {
 // ---- processes
 
 fn processes() {
-    let total = |count: usize| {
-        let (_dir, dir) = place();
-        drop(open_queue(&dir.join("queue.db")));
-        let start = Instant::now();
-        let sides: Vec<Child> = (0..count).map(|_| spawn("writer", &dir)).collect();
-        let mut all = histogram();
-        let mut rows = 0;
-        for side in sides {
-            let told = side.wait_with_output().expect("our own child").stdout;
-            let told = String::from_utf8(told).expect("numbers");
-            for wait in told.lines() {
-                all.record(wait.parse().expect("a number")).expect("a wait");
-                rows += 1;
-            }
-        }
-        (rows as f64 / start.elapsed().as_secs_f64(), all)
-    };
-    let (one, _) = total(1);
-    let (four, waits) = total(PROCESSES);
-    println!("processes, 1             {one:.0} messages/s");
+    let (mut one, mut four, mut waits) = (Vec::new(), Vec::new(), histogram());
+    for _ in 0..ROUNDS {
+        one.push(side_by_side(1, &mut histogram()));
+        four.push(side_by_side(PROCESSES, &mut waits));
+    }
+    let (one, four) = (median(one), median(four));
+    println!("processes, 1             {one:.0} messages/s, median of {ROUNDS}");
     println!("processes, {PROCESSES}             {four:.0} messages/s in all");
     println!("processes ratio          {:.2}", four / one);
     show("processes, waits", &waits);
+}
+
+/// Messages a second of so many processes in all, and how long each of their calls took.
+fn side_by_side(count: usize, waits: &mut Histogram<u64>) -> f64 {
+    let (_dir, dir) = place();
+    drop(open_queue(&dir.join("queue.db")));
+    let sides: Vec<Child> = (0..count).map(|_| spawn("writer", &dir)).collect();
+    let mut rows = 0;
+    for side in sides {
+        let told = side.wait_with_output().expect("our own child").stdout;
+        let told = String::from_utf8(told).expect("numbers");
+        for wait in told.lines() {
+            let wait = wait.parse().expect("a number");
+            waits.record(wait).expect("a wait");
+            rows += 1;
+        }
+    }
+    rows as f64 / (2 * SPAN).as_secs_f64()
 }
 
 /// Enqueues singly for a while, and tells how long each took.
@@ -240,7 +246,7 @@ fn write_for_a_while(dir: &Path) {
     let queue = SqliteQueue::open(dir.join("queue.db"), Default::default()).expect("the queue");
     let start = Instant::now();
     let mut waits = Vec::new();
-    while start.elapsed() < 3 * SPAN {
+    while start.elapsed() < 2 * SPAN {
         let began = Instant::now();
         queue.enqueue(&message()).expect("stored");
         waits.push(nanos(began.elapsed()).to_string());

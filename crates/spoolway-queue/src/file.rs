@@ -31,8 +31,9 @@ const REPLACED_MAX: usize = 8;
 /// Readers kept by the pool: a poll, a lookup, statistics and one to spare.
 const READERS_MAX: u32 = 4;
 
-/// What a WAL is cut to when it starts again from its beginning.
-const WAL_BYTES_KEPT: i64 = 64 << 20;
+/// What a WAL is cut to when it starts again from its beginning, and above which a producer's writer copies it. Four of
+/// them that never rest let it grow to half as much again.
+pub(crate) const WAL_BYTES_KEPT: u64 = 16 << 20;
 
 /// The writer's connection, and the side files that belong to it.
 #[derive(Debug)]

@@ -8,8 +8,8 @@
 //! [`SqliteQueue::dequeue`] itself.
 //!
 //! Beside the file `q.db` lie `q.db-wal` and `q.db-shm` of SQLite, `q.db.lock` (who consumes it),
-//! `q.db.guard` (held while it is opened) and `q.db.wake` (where its consumer is woken). A damaged
-//! file is kept as `q.db.corrupt-<time>`; `q.db.damaged`, `q.db.quarantine` and `q.db.salvage` are
+//! `q.db.guard` (held while it is opened), `q.db.turn` (which writer is next) and `q.db.wake`
+//! (where its consumer is woken). A damaged file is kept as `q.db.corrupt-<time>`; `q.db.damaged`, `q.db.quarantine` and `q.db.salvage` are
 //! there while its consumer has not finished with it.
 //!
 //! For its operator there are [`stats`](SqliteQueue::stats), dead letters

@@ -195,6 +195,39 @@ impl Guard {
     }
 }
 
+/// Who of several writers is next for SQLite's write lock.
+///
+/// Whoever commits again and again leaves the lock free for moments only, and those who ask now and then can miss all of
+/// them: with every core busy, three of four writers waited for 30 s in vain. So a writer takes the turn before it asks
+/// for the lock and ends it when it has the lock: the one that has just committed cannot go before the one that is next,
+/// and while one commits the others have all that time to become next. It is a courtesy: without it SQLite's lock counts.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    // `None` where the side file may not be opened.
+    file: Option<File>,
+}
+
+impl Turn {
+    /// The turn of the queue at `path`.
+    pub(crate) fn new(path: &Path) -> Self {
+        let file = open(&side_file(path, ".turn")).ok();
+        Self { file }
+    }
+
+    /// Takes it unless another has it.
+    pub(crate) fn try_take(&self) -> bool {
+        let taken = self.file.as_ref().map(File::try_lock);
+        !matches!(taken, Some(Err(TryLockError::WouldBlock)))
+    }
+
+    /// Lets another take it.
+    pub(crate) fn end(&self) {
+        if let Some(Err(error)) = self.file.as_ref().map(File::unlock) {
+            tracing::debug!(%error, "a turn ends only with its file");
+        }
+    }
+}
+
 /// A full or foreign directory must not keep an existing queue from being opened.
 fn unusable(error: &io::Error) -> bool {
     use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
@@ -295,6 +328,20 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), &side).unwrap();
         assert_eq!(ConsumerLock::acquire(&side).unwrap_err().code(), "queue_io");
         assert!(!dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn one_writer_at_a_time_is_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("q.db");
+        let (one, other) = (Turn::new(&path), Turn::new(&path));
+        assert!(one.try_take() && !other.try_take());
+        one.end();
+        assert!(other.try_take() && !one.try_take());
+        drop(other);
+        assert!(one.try_take());
+        let nowhere = Turn::new(&dir.path().join("missing/q.db"));
+        assert!(nowhere.try_take() && nowhere.try_take());
     }
 
     #[test]

@@ -156,8 +156,7 @@ impl SqliteQueue {
         })
     }
 
-    /// How many messages are unprocessed, by an index alone: about 10 ms for each million of them,
-    /// for whoever asks often. Blocks.
+    /// How many messages are unprocessed, by an index alone: about 0.1 s for each million of them. Blocks.
     ///
     /// # Errors
     ///
@@ -185,13 +184,13 @@ impl SqliteQueue {
                     })?
                     .collect::<Result<Vec<(String, u64)>, _>>()
             };
-            let pending: u64 = conn
-                .prepare_cached(upkeep::COUNT_PENDING)?
-                .query_row((), |row| row.get(0))?;
+            let found: u64 = conn
+                .prepare_cached(upkeep::COUNT_PENDING_UP_TO)?
+                .query_row([TOP_ROWS_MAX + 1], |row| row.get(0))?;
             Ok(Top {
                 types: most(upkeep::TOP_TYPES)?,
                 keys: most(upkeep::TOP_KEYS)?,
-                exact: pending <= TOP_ROWS_MAX,
+                exact: found <= TOP_ROWS_MAX,
             })
         })
     }

@@ -170,7 +170,8 @@ impl Watcher {
         if self.file.is_none() {
             // Not there yet, or not ours: the writer says so to whoever writes.
             self.file = WatchedFile::open(&self.shared.path, generation).ok();
-            return stale;
+            // What was committed before it was watched is news too.
+            return stale || self.file.is_some();
         }
         match self.file.as_mut().map(WatchedFile::has_news) {
             Some(Ok(news)) => news,

@@ -26,6 +26,7 @@ use crate::clock::Now;
 use crate::file::{self, OpenFile};
 use crate::group::{apply_one, execute, merge};
 use crate::limits::{Limits, LogAlarm, Room};
+use crate::lock::Turn;
 use crate::producer::Tally;
 use crate::queue::{Durability, Role};
 use crate::shared::Shared;
@@ -35,11 +36,10 @@ use crate::{QueueError, quarantine, sql, wake};
 /// How often a group follows its file to another place before it gives up.
 const MOVES_MAX: usize = 8;
 
-/// A producer's writer empties a WAL above this when it is idle, …
-const WAL_BYTES_IDLE: u64 = 16 << 20;
-
-/// … and above this also when it is not: there may be no consumer for a long time.
-const WAL_BYTES_BUSY: u64 = 64 << 20;
+/// How long a writer waits to be next, and how long it does not try when that was in vain: whoever is next may be
+/// stopped, and its turn is a courtesy.
+const TURN_WAIT_MAX: Duration = Duration::from_millis(100);
+const TURN_REST: Duration = Duration::from_secs(1);
 
 /// How long the emptying of a WAL after a failed commit waits for readers.
 const RECOVERY_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -65,6 +65,9 @@ pub(crate) struct Writer {
     room: Room,
     waker: Option<UnixDatagram>,
     wake_path: PathBuf,
+    turn: Turn,
+    /// The turn was waited for in vain.
+    no_turn_until: Option<Instant>,
     jitter: Jitter,
 }
 
@@ -86,6 +89,8 @@ impl Writer {
             messages_max: shared.options.queue_messages_max,
         };
         Self {
+            turn: Turn::new(&shared.path),
+            no_turn_until: None,
             shared,
             file: Some(file),
             old: None,
@@ -129,7 +134,7 @@ impl Writer {
         }
         if self.log.is_due() {
             if self.shared.options.role == Role::Producer {
-                self.copy_wal(WAL_BYTES_BUSY);
+                self.copy_wal();
             }
             self.watch_log();
         }
@@ -300,19 +305,42 @@ impl Writer {
     /// Takes the write lock; whether that took any waiting.
     ///
     /// Not by SQLite's own busy handler: its sleeps grow, so whoever waits longest asks least
-    /// often, and one of four writers waited 1.7 s. Short random sleeps are fair.
+    /// often, and one of four writers waited 1.7 s.
     fn begin(&mut self) -> Result<bool, QueueError> {
         let started = Instant::now();
         let limit = self.shared.options.busy_wait_max;
+        let in_turn = self.wait_for_turn(started, limit.min(TURN_WAIT_MAX));
+        let begun = self.wait_for_lock(started, limit);
+        if in_turn {
+            self.turn.end();
+        }
+        begun.map(|()| started.elapsed() > Duration::from_millis(1))
+    }
+
+    /// Whether it came in time.
+    fn wait_for_turn(&mut self, started: Instant, limit: Duration) -> bool {
+        if self.no_turn_until.is_some_and(|until| started < until) {
+            return false;
+        }
+        while !self.turn.try_take() {
+            if started.elapsed() >= limit {
+                self.no_turn_until = Some(started + TURN_REST);
+                return false;
+            }
+            thread::sleep(self.jitter.next());
+        }
+        true
+    }
+
+    fn wait_for_lock(&mut self, started: Instant, limit: Duration) -> Result<(), QueueError> {
         loop {
             let waited = started.elapsed();
             match self.execute(sql::BEGIN) {
-                Ok(()) => return Ok(!waited.is_zero() && waited > Duration::from_millis(1)),
                 Err(QueueError::Busy { path, .. }) if waited >= limit => {
                     return Err(QueueError::Busy { path, waited });
                 }
-                Err(QueueError::Busy { .. }) => thread::sleep(self.jitter.next()),
-                Err(error) => return Err(error),
+                Err(QueueError::Busy { .. }) => thread::sleep(self.jitter.next() / 4),
+                begun => return begun,
             }
         }
     }
@@ -414,7 +442,7 @@ impl Writer {
         }
         self.watch_log();
         if self.shared.options.role == Role::Producer {
-            self.copy_wal(WAL_BYTES_IDLE);
+            self.copy_wal();
         }
     }
 
@@ -424,10 +452,10 @@ impl Writer {
         }
     }
 
-    /// Copies a WAL above `bytes` into the file, as far as readers allow.
-    fn copy_wal(&mut self, bytes: u64) {
+    /// Copies a large WAL into the file, as far as readers allow: there may be no consumer for a long time.
+    fn copy_wal(&mut self) {
         let Some(file) = &self.file else { return };
-        if self.uncopied && file::sizes(&self.shared.path).1 > bytes {
+        if self.uncopied && file::sizes(&self.shared.path).1 > file::WAL_BYTES_KEPT {
             self.uncopied = false;
             if let Err(error) = file::checkpoint(&file.conn, "PASSIVE") {
                 tracing::debug!(queue = %self.shared.path.display(), %error, "no checkpoint");

@@ -46,6 +46,9 @@ pub(crate) const TOP_TYPES: &str = "SELECT type, count(*) AS messages FROM \
 pub(crate) const TOP_KEYS: &str = "SELECT key, count(*) AS messages FROM \
     (SELECT key FROM message_queue WHERE processed = 0 LIMIT ?1) WHERE key IS NOT NULL \
     GROUP BY key ORDER BY messages DESC, key LIMIT ?2";
+/// Whether there are so many.
+pub(crate) const COUNT_PENDING_UP_TO: &str = "SELECT count(*) FROM \
+    (SELECT 1 FROM message_queue WHERE processed = 0 LIMIT ?1)";
 pub(crate) const OLDEST_PENDING: &str = "SELECT created_at FROM message_queue WHERE seq = ?1";
 
 /// Those that died last, first: sorted within the index, and only what is shown is read.
@@ -144,6 +147,7 @@ pub(crate) const ALL: &[&str] = &[
     COUNT_SUSPECT,
     TOP_TYPES,
     TOP_KEYS,
+    COUNT_PENDING_UP_TO,
     OLDEST_PENDING,
     DEAD_LETTERS,
     COUNT_DEAD_LIKE,
@@ -194,6 +198,7 @@ mod tests {
             ),
             (COUNT_SUSPECT, "INDEX message_suspect"),
             (TOP_TYPES, "INDEX message_ready"),
+            (COUNT_PENDING_UP_TO, "COVERING INDEX message_"),
             (DEAD_LETTERS, "INDEX message_dead"),
             (DEAD_LETTER, "sqlite_autoindex_message_queue_1"),
             (WALK_DEAD, "INDEX message_dead (seq>? AND seq<?)"),

@@ -1,6 +1,7 @@
 //! Many writers: grouped, in order, atomic, and none left without an answer.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -161,6 +162,33 @@ fn a_lock_held_by_another_is_waited_for_and_then_an_error() {
     foreign.execute_batch("COMMIT").unwrap();
     answer.recv_timeout(DEADLINE).unwrap().unwrap();
     assert_eq!(queue.candidate_ids(), ["b"]);
+}
+
+/// With every core busy a writer that never rested left the lock only for moments in which nobody else ran, and three
+/// others waited for 30 s in vain.
+#[test]
+fn a_writer_that_never_rests_keeps_no_other_out() {
+    let queue = Fixture::new();
+    let other = queue.again();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (queue, over) = (&queue, &over);
+            scope.spawn(move || {
+                for n in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let id = format!("{thread}-{n}");
+                    queue.write(vec![row(message(&id))]).unwrap();
+                }
+            });
+        }
+        let written = (0..50).map(|n| other.write(vec![row(message(&format!("other-{n}")))]));
+        let written: Result<Vec<_>, _> = written.collect();
+        over.store(true, Ordering::Relaxed);
+        written.unwrap();
+    });
 }
 
 #[test]
