@@ -98,6 +98,26 @@ fn a_stopped_key_stays_stopped_over_a_kill_and_all_can_be_released_without_a_con
 }
 
 #[test]
+fn a_requeued_letter_releases_its_key_beside_the_consumer_that_runs() {
+    let place = Place::new();
+    send(&place, "a", 0, &["--ttl", "1ms"]);
+    send(&place, "a", 1, &[]);
+    let _serve = place.serve_with(&["--on-dead", "hold"]);
+    let stats = || place.json(&["queue", "stats", "--json"]);
+    eventually("the key is stopped", || stats()["held"] == 1);
+    assert_eq!(send(&place, "a", 2, &[]), "stored");
+    let requeued = place.run(&["dead", "requeue", "--key", "a"]);
+    assert!(requeued.status.success(), "{}", text(&requeued.stderr));
+    place.drained();
+    // The letter runs outside the order of its key, the others in it.
+    eventually("all have run", || ran(&place, "a").len() == 3);
+    let behind: Vec<u64> = ran(&place, "a").into_iter().filter(|n| *n > 0).collect();
+    assert_eq!(behind, [1, 2]);
+    assert_eq!(stats()["held"], 0);
+    assert_eq!(send(&place, "a", 3, &[]), "processed");
+}
+
+#[test]
 fn by_default_a_dead_letter_steps_aside() {
     let place = Place::new();
     send(&place, "a", 0, &["--ttl", "1ms"]);

@@ -202,9 +202,21 @@ fn a_stopped_replay_kept_its_pace_and_says_how_to_go_on() {
     let started = Instant::now();
     let pace = RATE.to_string();
     let args = [
-        "replay", "--since", "1h", "--type", "*", "--rate", &pace, "--json",
+        "replay",
+        "--since",
+        "1h",
+        "--type",
+        "*",
+        "--rate",
+        &pace,
+        "--json",
+        "--database",
+        "queue.db",
     ];
-    let mut child = start(&place, &args);
+    let mut command = place.command(&args);
+    command.env_remove("SPOOLWAY_DATABASE");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
     eventually("some have run again", || {
         place.lines_so_far() >= MESSAGES + 3
     });
@@ -220,7 +232,7 @@ fn a_stopped_replay_kept_its_pace_and_says_how_to_go_on() {
     let most = passed * f64::from(RATE) + 1.0;
     assert!(gone >= 3 && (gone as f64) <= most, "{gone} in {passed} s");
 
-    // What it says is a command, and that command replays the rest and nothing twice.
+    // What it says is a command, and that command replays the rest and nothing twice, wherever it is given.
     let resume = said["resume"].as_str().expect("a command");
     assert!(text(&stderr).contains(resume), "{}", text(&stderr));
     assert!(
@@ -234,8 +246,9 @@ fn a_stopped_replay_kept_its_pace_and_says_how_to_go_on() {
     let rest = Command::new("sh")
         .args(["-c", &faster])
         .env("PATH", path)
-        .env("SPOOLWAY_SOCKET", place.socket())
-        .env("SPOOLWAY_DATABASE", place.database())
+        .env_remove("SPOOLWAY_SOCKET")
+        .env_remove("SPOOLWAY_DATABASE")
+        .current_dir("/")
         .output()
         .expect("a shell runs");
     assert!(rest.status.success(), "{}", text(&rest.stderr));

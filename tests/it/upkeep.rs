@@ -163,3 +163,34 @@ fn a_damaged_row_fails_the_check_with_what_to_do() {
     let lines = text(&place.run(&["queue", "export"]).stdout);
     assert_eq!(lines.lines().count(), 2);
 }
+
+#[test]
+fn a_full_queue_file_says_which_limit_it_was_and_what_to_do() {
+    let place = Place::new();
+    let send = |limit: &[&str]| {
+        let mut args = vec!["send", "--type", "event", "{}"];
+        args.extend(limit);
+        let run = place.run(&args);
+        (run.status.code(), text(&run.stderr))
+    };
+    let room = ["--queue-messages-max", "2", "--queue-bytes-max", "1GiB"];
+    for _ in 0..2 {
+        assert_eq!(send(&room).0, Some(0));
+    }
+    let (code, said) = send(&room);
+    assert_eq!(code, Some(75), "{said}");
+    for part in [
+        "error[queue_limit]",
+        "queue_messages_max",
+        "help:  start a consumer that empties it, or raise the limit",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (_, said) = send(&["--queue-bytes-max", "1KiB"]);
+    assert!(said.contains("its limit queue_bytes_max"), "{said}");
+    // A consumer with the same limit empties it, and what is processed makes room.
+    let serve = place.serve_with(&["--queue-messages-max", "2", "--wal-bytes-alarm", "1MiB"]);
+    place.drained();
+    serve.kill();
+    assert_eq!(send(&room).0, Some(0));
+}

@@ -14,7 +14,7 @@ use spoolway::consumer::RetryPolicy;
 use spoolway::proto::Key;
 use spoolway::{AckLevel, Sink};
 
-use crate::units::parse_duration;
+use crate::units::{parse_bytes, parse_duration};
 
 pub(crate) use bench::{Bench, BenchSide, Work};
 pub(crate) use dead::{DeadCommand, DeadLs, DeadPurge, DeadRequeue, DeadShow};
@@ -22,8 +22,8 @@ pub(crate) use queue::{
     Backup, Check, Compact, Export, Import, MigrateCommand, MigrateStatus, QueueCommand, Stats,
 };
 pub(crate) use replay::Replay;
-use words::parse_retry;
-pub(crate) use words::{Fault, KeyDoes, Remembers, Survives};
+pub(crate) use words::{Fault, KeyDoes, OfTypes, Remembers, Survives, retries};
+use words::{parse_attempts, parse_retry};
 
 /// Examples before options: most people read no further.
 const TEMPLATE: &str = "\
@@ -105,6 +105,7 @@ Examples:
   spoolway serve                                messages to the standard output
   spoolway serve --sink file:orders.jsonl       appended to a file, each synced before it counts
   spoolway serve --standby                      wait for the consumer that runs, and succeed it
+  spoolway serve --retry 'candle:*=fixed:1s'    how long what failed waits, by type
   spoolway serve --on-dead hold                 a dead letter stops its key: see `spoolway keys`")]
 pub(crate) struct Serve {
     /// Where messages go, one JSON line each: `stdout` or `file:PATH`
@@ -122,12 +123,16 @@ pub(crate) struct Serve {
     /// What a dead letter means for the messages of its key behind it
     #[arg(long, value_enum, default_value_t)]
     pub(crate) on_dead: KeyDoes,
-    /// How often a message is tried before it is a dead letter
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), default_value_t = 4)]
-    pub(crate) attempts: u32,
-    /// How long a message that failed waits: `5s` is random up to 5 s, 10 s, 20 s and so on up to 5 min; `fixed:5s` is 5 s each time
-    #[arg(long, value_name = "DURATION", value_parser = parse_retry, default_value = "5s")]
-    pub(crate) retry: RetryPolicy,
+    /// How often a message is tried before it is a dead letter [default: 4]; `mail=10` for one type, `candle:*=10` for
+    /// all that begin so; may be given again
+    #[arg(long, value_name = "[TYPE=]N", value_parser = parse_attempts)]
+    pub(crate) attempts: Vec<OfTypes<u32>>,
+    /// How long a message that failed waits [default: 5s]: `5s` is random up to 5 s, 10 s, 20 s and so on up to 5 min;
+    /// `fixed:5s` is 5 s each time; `candle:*=fixed:1s` is for these types; may be given again
+    #[arg(long, value_name = "[TYPE=]DURATION", value_parser = parse_retry)]
+    pub(crate) retry: Vec<OfTypes<RetryPolicy>>,
+    #[command(flatten)]
+    pub(crate) room: Room,
     /// Wait for the consumer of this socket or queue file to end, and take over at once
     ///
     /// Without it a second consumer is refused. SIGINT and SIGTERM end the wait, with exit code 0.
@@ -136,6 +141,26 @@ pub(crate) struct Serve {
     /// End at once when the standard input is closed; for the torture
     #[arg(long, hide = true)]
     pub(crate) tied: bool,
+}
+
+/// How large the queue file may grow.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Limits of the queue file")]
+pub(crate) struct Room {
+    /// Add no message to a queue file with so many bytes in use, its log apart [default: no limit]
+    ///
+    /// Before one is refused (`queue_limit`) processed messages go, oldest first, whatever their age.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) queue_bytes_max: Option<u64>,
+    /// Add no message to a queue file that holds so many, processed and dead ones included [default: no limit]
+    #[arg(long, value_name = "N")]
+    pub(crate) queue_messages_max: Option<u64>,
+    /// Leave so much of the disk free, at most an eighth of it
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "1MiB")]
+    pub(crate) disk_bytes_kept: u64,
+    /// Warn when a reader pins more than so many bytes of the write-ahead log
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, default_value = "64MiB")]
+    pub(crate) wal_bytes_alarm: u64,
 }
 
 /// Send one message, or a file of them
@@ -187,6 +212,8 @@ pub(crate) struct Send {
     /// What a commit to the queue file survives
     #[arg(long, value_enum, default_value_t)]
     pub(crate) durability: Survives,
+    #[command(flatten)]
+    pub(crate) room: Room,
     /// Messages a second, in bursts; for the demo
     #[arg(long, hide = true)]
     pub(crate) rate: Option<u32>,

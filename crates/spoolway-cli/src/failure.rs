@@ -173,8 +173,16 @@ impl From<ConsumerError> for Failure {
 impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
         let what = format!("message {}: {}", error.message.id, error.fate);
-        let failure =
-            Self::new(send_exit(&error), error.code.as_str(), what).help(error.code.next_step());
+        let failure = match error.queue.as_deref() {
+            // Of all reasons the one that somebody has set.
+            Some(QueueReason::Failed(full @ QueueError::Limit { .. })) => Self {
+                what,
+                ..Self::from(full.clone())
+            },
+            _ => {
+                Self::new(send_exit(&error), error.code.as_str(), what).help(error.code.next_step())
+            }
+        };
         match reasons(&error) {
             Some(reasons) => failure.because(reasons),
             None => failure,

@@ -49,6 +49,18 @@ impl Places {
         })
     }
 
+    /// The options that name what was given, whole, so that they mean the same anywhere.
+    pub(crate) fn given(&self) -> Vec<(&'static str, PathBuf)> {
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let database = ("--database", &self.database, &self.database_directory);
+        let socket = ("--socket", &self.socket, &self.socket_directory);
+        [database, socket]
+            .into_iter()
+            .filter(|(_, _, default)| default.is_none())
+            .map(|(option, path, _)| (option, whole(path)))
+            .collect()
+    }
+
     /// Makes the default directory of the queue file, for its owner only. One that was named has
     /// to exist: it may be a slip.
     pub(crate) fn make_database_directory(&self) -> Result<(), Failure> {

@@ -48,6 +48,32 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Units of a size with their bytes, longest name first.
+const SIZES: &[(&str, u64)] = &[
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("B", 1),
+    ("", 1),
+];
+
+/// Reads `512MiB`, `1.5GiB` or bytes.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size; write for example 512MiB, 2GiB, or bytes");
+    let split = |(unit, bytes): &(&str, u64)| Some((text.strip_suffix(unit)?, *bytes));
+    let (number, bytes) = SIZES.iter().find_map(split).ok_or_else(wrong)?;
+    if !number.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let size = number.parse::<f64>().map_err(|_| wrong())? * bytes as f64;
+    if size < u64::MAX as f64 {
+        Ok(size as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
 /// Reads a moment: RFC 3339, or a duration, which is so long ago.
 pub(crate) fn parse_moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(ago) = parse_duration(text) {
@@ -154,6 +180,33 @@ mod tests {
         ] {
             let error = parse_duration(text).unwrap_err();
             assert!(error.contains("500ms, 5s"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_in_binary_units() {
+        for (text, size) in [
+            ("0", 0),
+            ("4096", 4_096),
+            ("512B", 512),
+            ("64KiB", 64 << 10),
+            ("1.5GiB", 3 << 29),
+            ("2TiB", 2 << 40),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(size), "{text}");
+        }
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1 MiB",
+            "1MB",
+            "1e3MiBMiB",
+            "inf",
+            "99999999TiB",
+        ] {
+            let error = parse_bytes(text).unwrap_err();
+            assert!(error.contains("512MiB"), "{text}: {error}");
         }
     }
 

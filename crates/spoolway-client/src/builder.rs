@@ -65,7 +65,7 @@ impl Options {
 pub struct ProducerBuilder {
     options: Options,
     route: RouteConfig,
-    durability: Durability,
+    queue: QueueOptions,
 }
 
 impl ProducerBuilder {
@@ -86,7 +86,7 @@ impl ProducerBuilder {
         Self {
             options,
             route,
-            durability: Durability::default(),
+            queue: QueueOptions::default(),
         }
     }
 
@@ -135,7 +135,33 @@ impl ProducerBuilder {
 
     /// What the queue file survives. Default `Full`: power loss.
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.durability = durability;
+        self.queue.durability = durability;
+        self
+    }
+
+    /// Bytes that the queue file may have in use, its log apart, for a message to be spooled; more is
+    /// `queue_limit`. Before that processed messages go, oldest first, whatever their age. Default: no limit.
+    pub fn queue_bytes_max(mut self, bytes: u64) -> Self {
+        self.queue.queue_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Messages that the queue file may hold, processed and dead ones included, for one to be spooled. As above.
+    pub fn queue_messages_max(mut self, messages: u64) -> Self {
+        self.queue.queue_messages_max = Some(messages);
+        self
+    }
+
+    /// Bytes of the disk that spooled messages leave free, at most an eighth of it; below that is `queue_full`.
+    /// Default 1 MiB.
+    pub fn disk_bytes_kept(mut self, bytes: u64) -> Self {
+        self.queue.disk_bytes_kept = bytes;
+        self
+    }
+
+    /// Bytes of the write-ahead log that no reader lets go, above which there is a warning. Default 64 MiB.
+    pub fn wal_bytes_alarm(mut self, bytes: u64) -> Self {
+        self.queue.wal_bytes_alarm = bytes;
         self
     }
 
@@ -183,16 +209,12 @@ impl ProducerBuilder {
         let Self {
             mut options,
             route,
-            durability,
+            queue,
         } = self;
         options.connect_timeout = route.connect_timeout;
         check_paths(&options)?;
         let database = options.database.clone();
-        let settings = QueueOptions {
-            durability,
-            ..QueueOptions::default()
-        };
-        let opening = move || SqliteQueue::open(&database, settings);
+        let opening = move || SqliteQueue::open(&database, queue);
         let queue = tokio::task::spawn_blocking(opening)
             .await
             .map_err(|_| OpenError::Runtime)??;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use spoolway_proto::{FRAME_BYTES_CEILING, Limits};
-use spoolway_queue::Durability;
+use spoolway_queue::{Durability, QueueOptions, Role};
 
 use crate::ConsumerError;
 use crate::machine::MachineConfig;
@@ -17,6 +17,15 @@ pub struct ConsumerConfig {
     pub durability: Durability,
     /// How long processed messages stay for replay. Default 24 h; zero deletes them with the next cleanup.
     pub retention: Duration,
+    /// Bytes that the queue file may have in use, its log apart, for this consumer to add a message; default none.
+    /// Before one is refused processed messages go, oldest first, whatever their age.
+    pub queue_bytes_max: Option<u64>,
+    /// Messages that the queue file may hold, processed and dead ones included; default none. As above.
+    pub queue_messages_max: Option<u64>,
+    /// Bytes of the disk that messages leave free, at most an eighth of it. Default 1 MiB.
+    pub disk_bytes_kept: u64,
+    /// Bytes of the write-ahead log that no reader lets go, above which there is a warning. Default 64 MiB.
+    pub wal_bytes_alarm: u64,
     /// Connections at a time; more are told `busy` and closed. Default 100.
     pub connections_max: usize,
     /// The largest message that is taken, in bytes by [`Message::size`](spoolway_proto::Message::size).
@@ -31,10 +40,15 @@ pub struct ConsumerConfig {
 
 impl Default for ConsumerConfig {
     fn default() -> Self {
+        let queue = QueueOptions::default();
         Self {
             machine: MachineConfig::default(),
             durability: Durability::default(),
             retention: Duration::from_secs(24 * 60 * 60),
+            queue_bytes_max: queue.queue_bytes_max,
+            queue_messages_max: queue.queue_messages_max,
+            disk_bytes_kept: queue.disk_bytes_kept,
+            wal_bytes_alarm: queue.wal_bytes_alarm,
             connections_max: 100,
             message_bytes_max: Limits::default().message_bytes_max,
             shutdown_max: Duration::from_secs(30),
@@ -76,6 +90,20 @@ impl ConsumerConfig {
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(ConsumerError::Config(rule)),
             None => Ok(()),
+        }
+    }
+
+    /// How the queue file is opened.
+    pub(crate) fn queue_options(&self) -> QueueOptions {
+        QueueOptions {
+            role: Role::Consumer,
+            durability: self.durability,
+            limits: self.limits(),
+            queue_bytes_max: self.queue_bytes_max,
+            queue_messages_max: self.queue_messages_max,
+            disk_bytes_kept: self.disk_bytes_kept,
+            wal_bytes_alarm: self.wal_bytes_alarm,
+            ..QueueOptions::default()
         }
     }
 

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use spoolway_proto::{InstanceId, MessageId, Outcome};
-use spoolway_queue::{
-    ConsumerLock, QueueError, QueueOptions, Role, SqliteQueue, Watch, Write, side_file,
-};
+use spoolway_queue::{ConsumerLock, QueueError, SqliteQueue, Watch, Write, side_file};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
@@ -72,13 +70,7 @@ impl Consumer {
             let socket = SocketLock::acquire(&socket, standby)?;
             // Before the file is opened, which may bring it up to date.
             let queue_lock = lock(&side_file(&queue, ".lock"), standby)?;
-            let options = QueueOptions {
-                role: Role::Consumer,
-                durability: config.durability,
-                limits: config.limits(),
-                ..QueueOptions::default()
-            };
-            let queue = SqliteQueue::open(&queue, options)?;
+            let queue = SqliteQueue::open(&queue, config.queue_options())?;
             let instance = InstanceId::from_u128(uuid::Uuid::new_v4().as_u128());
             let taken = queue.take_over(instance, &queue_lock)?;
             let mut sink = sink.map(|sink| sink.open()).transpose()?;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::lock::side_file;
 use crate::sql::{self, upkeep};
-use crate::{QueueError, SqliteQueue, file, schema};
+use crate::{QueueError, SqliteQueue, file, reader, schema};
 
 /// Pages of one step: 1 MiB.
 const STEP_PAGES: i32 = 256;
@@ -121,7 +121,7 @@ impl SqliteQueue {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | file::COMMON_FLAGS;
         let mut copy = Connection::open_with_flags(partial, flags).map_err(there)?;
         {
-            let from = file::connect_reader(self.path()).map_err(here)?;
+            let from = reader::connect(self.path()).map_err(here)?;
             // One snapshot for all steps: otherwise each commit of another would start it again.
             let from = from.unchecked_transaction().map_err(here)?;
             schema::identity(&from).map_err(here)?;
@@ -141,6 +141,8 @@ impl SqliteQueue {
         }
         let made = claim_identity(&copy).map_err(there)?;
         let damage: Vec<String> = crate::check::pages(&copy, false).map_err(there)?;
+        // Closing copies the log too, and does not say if it cannot; and the file is given its name without it.
+        file::checkpoint(&copy, "TRUNCATE").map_err(there)?;
         copy.close().map_err(|(_, error)| there(error))?;
         match damage.first() {
             None => Ok(made),

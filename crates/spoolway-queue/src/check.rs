@@ -12,7 +12,7 @@ use crate::lock::side_file;
 use crate::producer;
 use crate::schema::{self, Found};
 use crate::sql::{self, upkeep};
-use crate::{ConsumerLock, QueueError, file, row};
+use crate::{ConsumerLock, QueueError, file, reader, row};
 
 /// Damaged pages and rows that are named one by one.
 const NAMED_MAX: usize = 20;
@@ -127,7 +127,7 @@ pub fn check(
         findings: Vec::new(),
     };
     let all = |checked: &mut Checked, progress: &mut dyn FnMut(u64)| {
-        let conn = file::connect_reader(&path)?;
+        let conn = reader::connect(&path)?;
         if !identify(&conn, checked)? {
             return Ok(());
         }

@@ -109,7 +109,8 @@ impl SqliteQueue {
     }
 
     /// Lets dead letters run once more: under the same id, with no attempts counted and whatever
-    /// their `ttl_ms` says, outside the lanes and marked `replayed`; the consumer is woken. Says
+    /// their `ttl_ms` says, outside the lanes and marked `replayed`; the consumer is woken. A key that
+    /// one of them has stopped is released in the same commit, so what waits behind it runs too. Says
     /// how many. In slices with pauses, so that other writes go on. Blocks.
     ///
     /// ```

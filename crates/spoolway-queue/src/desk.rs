@@ -60,8 +60,15 @@ impl Desk {
         // Somebody may still sit there.
         let mut seat = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = seat.take() {
-            finish(writer);
+            self.finish(writer);
         }
+    }
+
+    /// Serves what is left, and closes the file: the writer's connection last, since only that one can empty the log.
+    fn finish(&self, writer: Writer) {
+        let writer = at_work(writer, |writer| while writer.serve_next() {});
+        self.shared.close_readers();
+        drop(writer);
     }
 
     /// Hands a job over and waits for its answer, writing itself where nobody else does.
@@ -92,11 +99,6 @@ impl Desk {
         // Looked at after leaving: who found the desk taken before that has put something there.
         self.shared.tray.ring_if_any();
     }
-}
-
-/// Serves what is left, and closes the file.
-fn finish(writer: Writer) {
-    drop(at_work(writer, |writer| while writer.serve_next() {}));
 }
 
 /// The writer when it is done; none if it panicked. Dropped, it has answered whoever waits for it.

@@ -135,6 +135,19 @@ pub enum QueueError {
         /// The queue file.
         path: PathBuf,
     },
+    /// The locks of this process on the file are not safe: it reaches the file by more than one SQLite library, or
+    /// opened and closed it by itself; or its log was deleted under it. Nothing more is written.
+    #[error(
+        "queue file {path} is not safe in this process: {found}; let one SQLite library of it alone touch the file, and start the program again"
+    )]
+    NotAlone {
+        /// The queue file.
+        path: PathBuf,
+        /// What was found.
+        found: &'static str,
+        /// Whether some of it may have been committed all the same.
+        unknown: bool,
+    },
     /// The file holds something else. It was left as it is.
     #[error("{path} is not a queue file: it holds {found}; choose another path")]
     NotOurs {
@@ -215,6 +228,7 @@ impl QueueError {
             Self::Misuse { .. } => "queue_misuse",
             Self::Moved { .. } => "queue_moved",
             Self::NotAdopted { .. } => "queue_not_adopted",
+            Self::NotAlone { .. } => "queue_not_alone",
             Self::NotOurs { .. } => "queue_not_ours",
             Self::Overloaded { .. } => "queue_overloaded",
             Self::Owned { .. } => "owned",
@@ -228,7 +242,9 @@ impl QueueError {
     /// same ids is safe.
     pub fn is_unknown(&self) -> bool {
         match self {
-            Self::Full { unknown, .. } | Self::Io { unknown, .. } => *unknown,
+            Self::Full { unknown, .. }
+            | Self::Io { unknown, .. }
+            | Self::NotAlone { unknown, .. } => *unknown,
             _ => false,
         }
     }
@@ -248,7 +264,9 @@ impl QueueError {
     /// The same error, of a commit whose fate is not known.
     pub(crate) fn into_unknown(mut self) -> Self {
         match &mut self {
-            Self::Full { unknown, .. } | Self::Io { unknown, .. } => *unknown = true,
+            Self::Full { unknown, .. }
+            | Self::Io { unknown, .. }
+            | Self::NotAlone { unknown, .. } => *unknown = true,
             Self::Corrupt { path, source } | Self::Statement { path, source } => {
                 self = Self::Io {
                     path: std::mem::take(path),

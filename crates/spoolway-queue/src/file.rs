@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use spoolway_proto::QueueId;
 
+use crate::alone::Alone;
 use crate::clock::Now;
 use crate::lock::{Guard, side_file};
 use crate::queue::{Durability, QueueOptions, Role};
@@ -27,9 +27,6 @@ pub(crate) const OPEN_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How often an open starts again because the file was replaced meanwhile.
 const REPLACED_MAX: usize = 8;
-
-/// Readers kept by the pool: a poll, a lookup, statistics and one to spare.
-const READERS_MAX: u32 = 4;
 
 /// What a WAL is cut to when it starts again from its beginning, and above which a producer's writer copies it. Four of
 /// them that never rest let it grow to half as much again.
@@ -43,12 +40,27 @@ pub(crate) struct OpenFile {
     /// Whether each commit is synced before it returns.
     pub(crate) syncs: bool,
     sides: Vec<(PathBuf, (u64, u64))>,
+    alone: Alone,
 }
 
 impl OpenFile {
-    /// Whether the path now names another file, or none.
+    /// Whether the path now names another file, or none, or a side file is not the one in use: then a commit went
+    /// where nobody looks.
     pub(crate) fn has_moved(&self) -> bool {
-        ffi::has_moved(&self.conn)
+        ffi::has_moved(&self.conn) || self.sides.iter().any(|(side, id)| id_of(side) != Some(*id))
+    }
+
+    /// Now and then, whether the locks on it are still this process's.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::NotAlone`].
+    pub(crate) fn look(&mut self, path: &Path) -> Result<(), QueueError> {
+        match self.alone.look(path) {
+            Err(found) if !self.has_moved() => Err(not_alone(path, found)),
+            // Where it has moved, the next commit follows it.
+            _ => Ok(()),
+        }
     }
 
     /// Sets whether commits are synced from here on. Not inside a transaction.
@@ -66,6 +78,38 @@ impl OpenFile {
     /// was moved away should keep its rows even when its WAL stayed behind.
     fn part(&self) {
         let _ = checkpoint(&self.conn, "TRUNCATE");
+    }
+
+    /// Its side files were deleted or replaced, and it was not. What is in the old log is saved if nobody has gone on
+    /// with another; this process cannot, while any connection of it has the old one.
+    fn strand(&self, path: &Path) -> QueueError {
+        if id_of(&side_file(path, "-wal")).is_none() {
+            self.part();
+        }
+        QueueError::NotAlone {
+            path: path.into(),
+            found: "its log was deleted or replaced while it was open",
+            unknown: true,
+        }
+    }
+}
+
+impl Drop for OpenFile {
+    /// A log that another has taken the place of is not of this file any more.
+    fn drop(&mut self) {
+        let replaced = |(side, id): &(PathBuf, _)| id_of(side).is_some_and(|found| found != *id);
+        if !ffi::has_moved(&self.conn) && self.sides.iter().any(replaced) {
+            let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            let _ = self.conn.set_db_config(keep_log, true);
+        }
+    }
+}
+
+fn not_alone(path: &Path, found: &'static str) -> QueueError {
+    QueueError::NotAlone {
+        path: path.into(),
+        found,
+        unknown: false,
     }
 }
 
@@ -99,6 +143,9 @@ pub(crate) fn open(
             }
             quarantine::finish(&guard, path, &target, None)?;
         }
+        if let Some(stranded) = old.as_ref().filter(|old| !ffi::has_moved(&old.conn)) {
+            return Err(stranded.strand(path));
+        }
         if let Some(old) = old.take() {
             old.part();
             set_aside(path, |side, id| {
@@ -129,17 +176,22 @@ pub(crate) fn open(
             }
             Ok(opened) => opened,
         };
+        let sides = sides(path);
+        drop(guard);
         let file = OpenFile {
             conn,
             identity,
             syncs: options.durability == Durability::Full,
-            sides: sides(path),
+            sides,
+            alone: Alone::new(path).map_err(|found| not_alone(path, found))?,
         };
-        drop(guard);
         if !file.has_moved() {
             return Ok(file);
         }
-        *old = Some(file);
+        // Where only its side files are others', nothing was written to them yet.
+        if ffi::has_moved(&file.conn) {
+            *old = Some(file);
+        }
     }
     Err(QueueError::Moved { path: path.into() })
 }
@@ -209,10 +261,16 @@ fn sides(path: &Path) -> Vec<(PathBuf, (u64, u64))> {
         .into_iter()
         .filter_map(|suffix| {
             let side = side_file(path, suffix);
-            let found = fs::symlink_metadata(&side).ok()?;
-            Some((side, (found.dev(), found.ino())))
+            let id = id_of(&side)?;
+            Some((side, id))
         })
         .collect()
+}
+
+/// Device and inode of what has that name.
+fn id_of(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Renames the `-wal` and removes the `-shm` (a cache of it) that `stray` picks.
@@ -294,42 +352,6 @@ fn set_up(conn: &Connection, path: &Path, options: &QueueOptions) -> Result<(), 
 pub(crate) const COMMON_FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX
     .union(OpenFlags::SQLITE_OPEN_NOFOLLOW)
     .union(OpenFlags::SQLITE_OPEN_EXRESCODE);
-
-/// A connection that only reads.
-pub(crate) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
-    let mut conn =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | COMMON_FLAGS)?;
-    init_reader(&mut conn)?;
-    Ok(conn)
-}
-
-fn init_reader(conn: &mut Connection) -> rusqlite::Result<()> {
-    // Readers meet a lock only while a WAL is recovered or started again.
-    conn.busy_timeout(Duration::from_secs(5))?;
-    conn.execute_batch(
-        "PRAGMA query_only = ON; PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; \
-         PRAGMA temp_store = MEMORY;",
-    )?;
-    conn.set_prepared_statement_cache_capacity(sql::CACHE_CAPACITY);
-    Ok(())
-}
-
-/// A pool of connections that only read, opened when first needed.
-pub(crate) fn pool(path: &Path) -> r2d2::Pool<SqliteConnectionManager> {
-    let manager = SqliteConnectionManager::file(path)
-        .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | COMMON_FLAGS)
-        .with_init(init_reader);
-    r2d2::Pool::builder()
-        .max_size(READERS_MAX)
-        .min_idle(Some(0))
-        .test_on_check_out(false)
-        // Nothing to look after, so nothing that keeps the threads of a pool that is gone.
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connection_timeout(Duration::from_secs(10))
-        .error_handler(Box::new(r2d2::NopErrorHandler))
-        .build_unchecked(manager)
-}
 
 /// Runs a checkpoint; whether all of the WAL is in the file now.
 pub(crate) fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<bool> {

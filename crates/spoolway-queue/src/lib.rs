@@ -70,10 +70,12 @@ mod shared;
 mod tray;
 mod writer;
 
+mod alone;
 mod clock;
 mod ffi;
 mod file;
 mod quarantine;
+mod reader;
 mod salvage;
 mod schema;
 mod sql;

@@ -10,14 +10,14 @@ use rusqlite::Connection;
 
 use crate::{QueueError, file, sql};
 
-/// A log above this is pinned by a reader, or was not copied for a long time.
+/// A log above this is pinned by a reader, or was not copied for a long time: twice what one is cut to.
 pub(crate) const WAL_BYTES_ALARM: u64 = 64 << 20;
 
 /// Processed rows that go at a time to make room.
 const ROWS_FREED: i64 = 64;
 
-/// What is left free of a disk, or an eighth of a small one: room to delete what is processed.
-const SPACE_KEPT: u64 = 1 << 20;
+/// What is left free of a disk: room to delete what is processed. Of a small disk an eighth is enough.
+pub(crate) const DISK_BYTES_KEPT: u64 = 1 << 20;
 
 /// With this much to spare the disk is not looked at for a while.
 const AMPLE: u64 = 256 << 20;
@@ -27,11 +27,12 @@ const AMPLE_FOR: Duration = Duration::from_millis(100);
 const COUNTED_FOR: Duration = Duration::from_secs(1);
 const COUNTING_SHARE: u32 = 20;
 
-/// What the queue file may hold.
+/// What the queue file may hold, and what its disk keeps free.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) bytes_max: Option<u64>,
     pub(crate) messages_max: Option<u64>,
+    pub(crate) disk_bytes_kept: u64,
 }
 
 /// How much of the limits is taken, as far as this writer knows.
@@ -63,7 +64,7 @@ impl Room {
             return;
         }
         self.full = false;
-        let Some((free, kept)) = space(path) else {
+        let Some((free, kept)) = self.space(path) else {
             return;
         };
         let bytes = bytes as u64;
@@ -86,7 +87,16 @@ impl Room {
         let needed = uncopied
             + (bytes + kept).saturating_sub(log)
             + bytes.saturating_sub(pages.unwrap_or(0));
-        self.full = space(path).is_some_and(|(free, _)| free < needed);
+        self.full = self.space(path).is_some_and(|(free, _)| free < needed);
+    }
+
+    /// Bytes that are free where the file is, and those that are to stay so.
+    fn space(&self, path: &Path) -> Option<(u64, u64)> {
+        let found = rustix::fs::statvfs(path.parent()?).ok()?;
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        let total = found.f_blocks.saturating_mul(found.f_frsize);
+        // Some file systems do not say.
+        (total > 0).then(|| (free, self.limits.disk_bytes_kept.min(total / 8)))
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -159,15 +169,6 @@ fn used(conn: &Connection) -> rusqlite::Result<u64> {
         .query_row((), |row| row.get(0))
 }
 
-/// Bytes that are free where the file is, and those that are to stay so.
-fn space(path: &Path) -> Option<(u64, u64)> {
-    let found = rustix::fs::statvfs(path.parent()?).ok()?;
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let total = found.f_blocks.saturating_mul(found.f_frsize);
-    // Some file systems do not say.
-    (total > 0).then(|| (free, SPACE_KEPT.min(total / 8)))
-}
-
 /// What a limit says to whoever it stops.
 pub(crate) fn over(path: &Path, limit: &'static str) -> QueueError {
     QueueError::Limit {
@@ -193,14 +194,25 @@ const MEASURE_EVERY: Duration = Duration::from_millis(100);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Says once that a reader keeps the log from being copied, and once that it is over.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LogAlarm {
+    bytes: u64,
     raised: bool,
     measured: Option<Instant>,
     looked: Option<Instant>,
 }
 
 impl LogAlarm {
+    /// For a log above so many bytes.
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self {
+            bytes,
+            raised: false,
+            measured: None,
+            looked: None,
+        }
+    }
+
     /// Whether it is time to ask for the size of the log.
     pub(crate) fn is_due(&mut self) -> bool {
         let now = Instant::now();
@@ -215,7 +227,7 @@ impl LogAlarm {
 
     /// Looks at the log, and cuts one that is large and copied.
     pub(crate) fn look(&mut self, conn: &Connection, path: &Path) {
-        if file::sizes(path).1 <= WAL_BYTES_ALARM && !self.raised {
+        if file::sizes(path).1 <= self.bytes && !self.raised {
             return;
         }
         let now = Instant::now();
@@ -229,7 +241,7 @@ impl LogAlarm {
                 .then(|| file::checkpoint(conn, "TRUNCATE"))
                 .transpose()
         });
-        let pinned = cut.is_ok() && uncopied(conn).is_ok_and(|bytes| bytes > WAL_BYTES_ALARM);
+        let pinned = cut.is_ok() && uncopied(conn).is_ok_and(|bytes| bytes > self.bytes);
         match (pinned, self.raised) {
             (true, false) => tracing::warn!(
                 queue = %path.display(), wal_bytes = file::sizes(path).1,

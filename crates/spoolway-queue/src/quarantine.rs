@@ -29,7 +29,7 @@ use spoolway_proto::{QueueId, Timestamp};
 use crate::clock::Now;
 use crate::lock::{Guard, is_held_here, side_file};
 use crate::queue::{QueueOptions, Role};
-use crate::{QueueError, file, salvage, schema};
+use crate::{QueueError, file, reader, salvage, schema};
 
 /// Damaged files that may lie beside a queue file: each start of a consumer on a bad disk could make one more.
 const ASIDE_MAX: usize = 16;
@@ -188,6 +188,8 @@ fn fill(fresh: &Path, target: &Path, identity: Option<QueueId>) -> rusqlite::Res
         schema::set_identity(&filling, identity)?;
     }
     filling.commit()?;
+    // Closing copies the log too, and does not say if it cannot; and the file is given its name without it.
+    file::checkpoint(&conn, "TRUNCATE")?;
     conn.close().map_err(|(_, error)| error)
 }
 
@@ -233,7 +235,7 @@ pub(crate) fn reported(path: &Path) -> bool {
 
 /// Whether the file is damaged indeed. Reads all of it, through a connection that remembers no page.
 pub(crate) fn examine(path: &Path) -> Result<(), QueueError> {
-    let found = file::connect_reader(path).and_then(|conn| {
+    let found = reader::connect(path).and_then(|conn| {
         conn.query_row("PRAGMA integrity_check(1)", (), |row| {
             row.get::<_, String>(0)
         })

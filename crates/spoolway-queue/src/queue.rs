@@ -19,7 +19,7 @@ use crate::shared::Shared;
 use crate::tray::{Answer, Job, Request};
 use crate::write::{Write, Written};
 use crate::writer::Writer;
-use crate::{ConsumerLock, QueueError, file, schema, sql};
+use crate::{ConsumerLock, QueueError, file, limits, schema, sql};
 
 /// What a commit survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +60,12 @@ pub struct QueueOptions {
     /// Messages that the file may hold, processed and dead ones included; default none. As above. What other processes
     /// add is counted about once a second.
     pub queue_messages_max: Option<u64>,
+    /// Bytes of the disk that messages leave free, at most an eighth of it; default 1 MiB. Below that a message is
+    /// refused ([`QueueError::Full`]), so that what is processed can still be deleted.
+    pub disk_bytes_kept: u64,
+    /// Bytes of the write-ahead log that no reader lets go, above which there is a warning in the log and
+    /// [`Stats::wal_pinned`](crate::Stats::wal_pinned) is set; default 64 MiB.
+    pub wal_bytes_alarm: u64,
 }
 
 impl Default for QueueOptions {
@@ -71,6 +77,8 @@ impl Default for QueueOptions {
             limits: Limits::default(),
             queue_bytes_max: None,
             queue_messages_max: None,
+            disk_bytes_kept: limits::DISK_BYTES_KEPT,
+            wal_bytes_alarm: limits::WAL_BYTES_ALARM,
         }
     }
 }
@@ -238,8 +246,9 @@ impl SqliteQueue {
         })
     }
 
-    /// Writes what waits, then closes the file; every later call fails with
-    /// [`QueueError::Closed`]. Dropping the last handle does the same.
+    /// Writes what waits, then closes the file; every later write fails with
+    /// [`QueueError::Closed`]. Dropping the last handle does the same. No log is left beside the file, unless somebody
+    /// has it open, such as a [`Watch`](crate::Watch) or another process.
     pub fn close(&self) {
         self.inner.close();
     }

@@ -381,7 +381,7 @@ impl Replay {
     }
 }
 
-/// Makes rows pending that are still in that state, and says which.
+/// Makes rows pending that are still in that state, and says which. A key that one of them has stopped runs again.
 pub(crate) fn requeue(tx: &mut Tx<'_>, from: Settled, seqs: &[i64]) -> Result<Vec<i64>, Fault> {
     let (state, uncount) = match from {
         Settled::Processed => (1, upkeep::UNCOUNT_PROCESSED),
@@ -396,6 +396,9 @@ pub(crate) fn requeue(tx: &mut Tx<'_>, from: Settled, seqs: &[i64]) -> Result<Ve
             .optional()?;
         let Some(producer) = producer else { continue };
         requeued.push(*seq);
+        if from == Settled::Dead {
+            tx.prepare(upkeep::FREE_KEY_OF)?.execute([seq])?;
+        }
         if let Some(producer) = producer {
             *of_producers.entry(producer).or_default() += 1;
         }

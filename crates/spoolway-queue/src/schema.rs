@@ -13,7 +13,7 @@ use serde::Serialize;
 use spoolway_proto::QueueId;
 use uuid::Uuid;
 
-use crate::{QueueError, adopt, file, sql};
+use crate::{QueueError, adopt, file, reader, sql};
 
 /// The lowest SQLite with the fix for the WAL-reset bug (3.7.0 to 3.51.2): two connections that
 /// write and checkpoint at once could damage the file.
@@ -177,7 +177,7 @@ pub struct MigrationStatus {
 /// file ran into.
 pub fn migration_status(path: impl AsRef<Path>) -> Result<MigrationStatus, QueueError> {
     let path = file::resolve(path.as_ref())?;
-    let found = file::connect_reader(&path).and_then(|conn| inspect(&conn));
+    let found = reader::connect(&path).and_then(|conn| inspect(&conn));
     let version = match found.map_err(|error| QueueError::sql(&path, error))? {
         Found::Empty => None,
         Found::Ours(version) => Some(version),

@@ -10,8 +10,9 @@ use rusqlite::Connection;
 use spoolway_proto::QueueId;
 
 use crate::QueueError;
-use crate::file::{self, OpenFile};
+use crate::file::OpenFile;
 use crate::queue::QueueOptions;
+use crate::reader::{self, Reader};
 use crate::tray::Tray;
 
 type Pool = r2d2::Pool<SqliteConnectionManager>;
@@ -49,7 +50,7 @@ impl Shared {
         file: &OpenFile,
     ) -> Result<Self, QueueError> {
         let opened = Opened {
-            pool: file::pool(&path),
+            pool: reader::pool(&path, Reader::BesideWriter),
             identity: file.identity,
             generation: 0,
             openings: 1,
@@ -69,13 +70,19 @@ impl Shared {
 
     /// Takes up `another` file, or the same one again. Readers of the old one finish on it.
     pub(crate) fn opened(&self, file: &OpenFile, another: bool) -> Result<(), QueueError> {
-        let pool = file::pool(&self.path);
+        let pool = reader::pool(&self.path, Reader::BesideWriter);
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         opened.pool = pool;
         opened.identity = file.identity;
         opened.generation += u64::from(another);
         opened.openings += 1;
         Ok(())
+    }
+
+    /// Ends the readers, so that the writer's connection is the last: of those, only it can leave no log behind.
+    pub(crate) fn close_readers(&self) {
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        opened.pool = reader::pool(&self.path, Reader::Alone);
     }
 
     pub(crate) fn identity(&self) -> QueueId {

@@ -68,7 +68,7 @@ pub struct Stats {
     pub free_bytes: u64,
     /// Size of its write-ahead log.
     pub wal_bytes: u64,
-    /// More than 64 MiB of it are not in the file yet: a reader keeps them from being copied, and
+    /// More than `wal_bytes_alarm` of it are not in the file yet: a reader keeps them from being copied, and
     /// the log grows. An alarm: some program has had a transaction open for long.
     pub wal_pinned: bool,
 }
@@ -121,7 +121,7 @@ impl SqliteQueue {
             if held > 0 {
                 let delayed: u64 = conn
                     .prepare_cached(upkeep::COUNT_HELD_DELAYED)?
-                    .query_row(params![clock::boot_id(), now.boot_ms], |row| row.get(0))?;
+                    .query_row(clocks, |row| row.get(0))?;
                 held = held.saturating_sub(count(upkeep::COUNT_HELD_CLAIMED)? + delayed);
             }
             let suspects = conn
@@ -151,7 +151,7 @@ impl SqliteQueue {
                 file_bytes,
                 free_bytes: count(sql::PAGE_SIZE)? * free.unsigned_abs(),
                 wal_bytes,
-                wal_pinned: wal_bytes.min(uncopied) > limits::WAL_BYTES_ALARM,
+                wal_pinned: wal_bytes.min(uncopied) > self.options().wal_bytes_alarm,
             })
         })
     }

@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::lock::side_file;
 use crate::shared::Shared;
-use crate::{QueueError, SqliteQueue, ffi, file, sql};
+use crate::{QueueError, SqliteQueue, ffi, reader, sql};
 
 /// How often the file is asked whether it changed.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -185,7 +185,7 @@ impl Watcher {
 
 impl WatchedFile {
     fn open(path: &Path, generation: u64) -> rusqlite::Result<Self> {
-        let conn = file::connect_reader(path)?;
+        let conn = reader::connect(path)?;
         let data_version = data_version(&conn)?;
         let newest_seq = newest_seq(&conn)?;
         Ok(Self {

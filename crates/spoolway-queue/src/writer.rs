@@ -59,8 +59,8 @@ pub(crate) struct Writer {
     resync: bool,
     /// Something was committed since the last checkpoint.
     uncopied: bool,
-    /// Rows of a damaged file may wait to be saved.
-    salvages: bool,
+    /// From when on rows of a damaged file may wait to be saved.
+    salvage_at: Option<Instant>,
     log: LogAlarm,
     room: Room,
     waker: Option<UnixDatagram>,
@@ -87,7 +87,9 @@ impl Writer {
         let limits = Limits {
             bytes_max: shared.options.queue_bytes_max,
             messages_max: shared.options.queue_messages_max,
+            disk_bytes_kept: shared.options.disk_bytes_kept,
         };
+        let log = LogAlarm::new(shared.options.wal_bytes_alarm);
         Self {
             turn: Turn::new(&shared.path),
             no_turn_until: None,
@@ -100,8 +102,8 @@ impl Writer {
             unsettled: false,
             resync: false,
             uncopied: true,
-            salvages: true,
-            log: LogAlarm::default(),
+            salvage_at: Some(Instant::now()),
+            log,
             room: Room::new(limits),
             waker: wake::sender(),
             wake_path,
@@ -248,7 +250,7 @@ impl Writer {
             shared.opened(&file, self.lost)?;
             self.lost = false;
             self.resync = true;
-            self.salvages = true;
+            self.salvage_at = Some(Instant::now());
             self.room.forget();
             self.file = Some(file);
         }
@@ -256,7 +258,9 @@ impl Writer {
             self.empty_wal()?;
             self.unsettled = false;
         }
-        Ok(())
+        self.file
+            .as_mut()
+            .map_or(Ok(()), |file| file.look(&shared.path))
     }
 
     fn empty_wal(&self) -> Result<(), QueueError> {
@@ -432,7 +436,7 @@ impl Writer {
         if self.file.as_ref().is_some_and(OpenFile::has_moved) {
             self.lose_file();
         }
-        self.salvages = true;
+        self.salvage_at = Some(Instant::now());
         let ready = self.examine_if_told().and_then(|()| self.ready());
         match ready {
             Ok(()) => self.salvage(),

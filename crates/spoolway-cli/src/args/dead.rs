@@ -80,7 +80,8 @@ pub(crate) struct DeadShow {
 
 /// Let dead letters run again: no attempts counted, the same id, outside the order of their key
 ///
-/// The handler is told `replayed`. Also beside a running consumer, which is woken.
+/// The handler is told `replayed`. Also beside a running consumer, which is woken. A key that one of them has stopped
+/// (`serve --on-dead hold`) is released.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("some").required(true).multiple(true)
     .args(["id", "all", "kind", "key", "reason", "since", "until"]))]

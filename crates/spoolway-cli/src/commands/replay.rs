@@ -57,7 +57,7 @@ fn replay(places: &Places, args: &Replay, stop: Stop, quiet: bool) -> Result<u8,
     let queue = SqliteQueue::open(places.existing_database()?, QueueOptions::default())?;
     match args.filter() {
         None => backlog::wait(&queue, args, &stop, quiet),
-        Some(filter) => again::run(&queue, filter, args, &stop, quiet),
+        Some(filter) => again::run(&queue, filter, places, args, &stop, quiet),
     }
 }
 

@@ -34,12 +34,19 @@ enum Source {
 pub(crate) async fn run(places: Places, args: Send, quiet: bool) -> Result<u8, Failure> {
     let source = source(&args)?;
     places.make_database_directory()?;
-    let producer = Producer::builder(&places.socket, &places.database)
+    let mut builder = Producer::builder(&places.socket, &places.database)
         .ack(args.ack)
         .durability(args.durability.into())
-        .client_name(concat!("spoolway send ", env!("CARGO_PKG_VERSION")))
-        .open()
-        .await?;
+        .disk_bytes_kept(args.room.disk_bytes_kept)
+        .wal_bytes_alarm(args.room.wal_bytes_alarm)
+        .client_name(concat!("spoolway send ", env!("CARGO_PKG_VERSION")));
+    if let Some(bytes) = args.room.queue_bytes_max {
+        builder = builder.queue_bytes_max(bytes);
+    }
+    if let Some(messages) = args.room.queue_messages_max {
+        builder = builder.queue_messages_max(messages);
+    }
+    let producer = builder.open().await?;
     match source {
         Source::One(message) => one(&producer, *message, &args, quiet).await,
         Source::Many(input) => stream::run(&producer, input, &args, quiet).await,

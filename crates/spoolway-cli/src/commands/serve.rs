@@ -2,13 +2,13 @@
 
 use std::{io, thread};
 
-use spoolway::consumer::{ConsumerConfig, MachineConfig, RetryPolicy};
+use spoolway::consumer::{ConsumerConfig, MachineConfig};
 use spoolway::queue::{ConsumerLock, side_file};
 use spoolway::{Consumer, Durability, SqliteQueue};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use crate::args::{KeyDoes, Remembers, Serve};
+use crate::args::{KeyDoes, Remembers, Serve, retries};
 use crate::failure::{Failure, exit};
 use crate::output::tell;
 use crate::paths::Places;
@@ -28,15 +28,15 @@ pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, 
         machine: MachineConfig {
             dedup: args.dedup.into(),
             on_dead: args.on_dead.into(),
-            retries: RetryPolicy {
-                attempts_max: args.attempts,
-                ..args.retry
-            }
-            .into(),
+            retries: retries(&args.attempts, &args.retry),
             ..MachineConfig::default()
         },
         durability: args.durability.into(),
         retention: args.retention,
+        queue_bytes_max: args.room.queue_bytes_max,
+        queue_messages_max: args.room.queue_messages_max,
+        disk_bytes_kept: args.room.disk_bytes_kept,
+        wal_bytes_alarm: args.room.wal_bytes_alarm,
         ..ConsumerConfig::default()
     };
     let before = if args.standby {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use spoolway_client::{Fate, Path, SendCode};
+use spoolway_client::{Fate, Path, ProducerBuilder, QueueReason, SendCode};
 
 use crate::support::{Bed, message, soon};
 
@@ -101,4 +101,37 @@ async fn an_id_that_the_file_has_is_not_stored_twice() {
     );
     assert_eq!(error.fate, Fate::NotTaken);
     assert_eq!(bed.ids(), ["a"]);
+}
+
+#[tokio::test]
+async fn a_queue_file_that_is_full_says_so_with_its_code_and_what_to_do() {
+    type Set = fn(ProducerBuilder) -> ProducerBuilder;
+    let limits: [(&str, Set); 2] = [
+        ("queue_messages_max", |builder| {
+            builder.queue_messages_max(2)
+        }),
+        ("queue_bytes_max", |builder| builder.queue_bytes_max(1)),
+    ];
+    for (limit, set) in limits {
+        let bed = Bed::new();
+        let producer = soon(set(bed.builder()).open()).await.unwrap();
+        let mut sent = 0;
+        let error = loop {
+            match soon(producer.send(message(format!("m{sent}")))).await {
+                Ok(_) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(sent, bed.ids().len());
+        assert!(sent <= 2, "{sent}");
+        let Some(QueueReason::Failed(full)) = error.queue.as_deref() else {
+            panic!("{error:?}");
+        };
+        assert_eq!(full.code(), "queue_limit");
+        let text = error.to_string();
+        assert!(
+            text.contains(limit) && text.contains("raise the limit"),
+            "{text}"
+        );
+    }
 }

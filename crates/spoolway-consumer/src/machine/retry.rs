@@ -77,28 +77,59 @@ pub struct Retries {
     /// Of every other type.
     pub default: RetryPolicy,
     by_type: HashMap<Box<str>, RetryPolicy>,
+    /// Longest first.
+    by_prefix: Vec<(Box<str>, RetryPolicy)>,
 }
 
 impl From<RetryPolicy> for Retries {
     fn from(default: RetryPolicy) -> Self {
-        let by_type = HashMap::new();
-        Self { default, by_type }
+        Self {
+            default,
+            ..Self::default()
+        }
     }
 }
 
 impl Retries {
-    /// Sets the policy of one type.
-    pub fn set(&mut self, r#type: &str, policy: RetryPolicy) {
-        self.by_type.insert(r#type.into(), policy);
+    /// Sets the policy of one type, or, with `*` at the end, of all that begin like that. Of a message the policy of its
+    /// own type counts, else that of the longest beginning, else [`default`](Self::default).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use spoolway_consumer::{Retries, RetryPolicy};
+    ///
+    /// let mut retries = Retries::default();
+    /// retries.set("candle:*", RetryPolicy::fixed(Duration::from_secs(1)));
+    /// retries.set("candle:final", RetryPolicy { attempts_max: 20, ..RetryPolicy::default() });
+    /// ```
+    pub fn set(&mut self, types: &str, policy: RetryPolicy) {
+        let Some(prefix) = types.strip_suffix('*') else {
+            self.by_type.insert(types.into(), policy);
+            return;
+        };
+        self.by_prefix.retain(|(other, _)| **other != *prefix);
+        self.by_prefix.push((prefix.into(), policy));
+        self.by_prefix
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &RetryPolicy> {
-        std::iter::once(&self.default).chain(self.by_type.values())
+        std::iter::once(&self.default)
+            .chain(self.by_type.values())
+            .chain(self.by_prefix.iter().map(|(_, policy)| policy))
     }
 
     fn of(&self, r#type: &str) -> &RetryPolicy {
-        self.by_type.get(r#type).unwrap_or(&self.default)
+        let by_prefix = || {
+            self.by_prefix
+                .iter()
+                .find(|(prefix, _)| r#type.starts_with(&**prefix))
+        };
+        match self.by_type.get(r#type) {
+            Some(policy) => policy,
+            None => by_prefix().map_or(&self.default, |(_, policy)| policy),
+        }
     }
 
     pub(super) fn are_over(&self, r#type: &str, attempts: u32) -> bool {
@@ -157,5 +188,24 @@ mod tests {
         retries.set("mail", twice);
         assert!(retries.are_over("mail", 2) && !retries.are_over("task", 3));
         assert_eq!(retries.wait("mail", 1, 77), S);
+    }
+
+    #[test]
+    fn of_a_type_its_own_policy_counts_then_that_of_the_longest_beginning() {
+        let mut retries = Retries::default();
+        for (types, seconds) in [
+            ("a:*", 9),
+            ("a:b:*", 2),
+            ("a:*", 1),
+            ("a:b:c", 3),
+            ("z*", 4),
+        ] {
+            retries.set(types, RetryPolicy::fixed(seconds * S));
+        }
+        for (r#type, seconds) in [("a:x", 1), ("a:b:x", 2), ("a:b:c", 3), ("a:b", 1), ("z", 4)] {
+            assert_eq!(retries.wait(r#type, 1, 77), seconds * S, "{type}");
+        }
+        assert_eq!(retries.of("a"), &RetryPolicy::default());
+        assert_eq!(retries.iter().count(), 5);
     }
 }

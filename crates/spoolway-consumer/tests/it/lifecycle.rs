@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use serde_json::json;
-use spoolway_consumer::{Consumer, ConsumerError, Delivery};
+use spoolway_consumer::{Consumer, ConsumerConfig, ConsumerError, Delivery};
 use tokio::sync::Semaphore;
 
 use crate::support::{Rig, Seen, hello, message, until};
@@ -351,4 +351,23 @@ async fn a_queue_file_that_is_moved_away_is_replaced_by_a_new_one() {
     .await;
     assert_eq!(seen.ids(), ["retried-1", "retried-2"]);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn the_limits_of_its_queue_file_are_kept() {
+    let rig = Rig::new();
+    let config = ConsumerConfig {
+        queue_messages_max: Some(2),
+        ..ConsumerConfig::default()
+    };
+    let consumer = rig.builder().config(config).build().await.unwrap();
+    let queue = consumer.queue().clone();
+    let stored = tokio::task::spawn_blocking(move || {
+        ["a", "b", "c"].map(|id| {
+            let message = spoolway_proto::Message::new("t", &1).unwrap().id(id);
+            queue.enqueue(&message).map_err(|error| error.code())
+        })
+    });
+    let codes = stored.await.unwrap().map(Result::err);
+    assert_eq!(codes, [None, None, Some("queue_limit")]);
 }

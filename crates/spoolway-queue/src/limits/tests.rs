@@ -130,3 +130,38 @@ fn a_reader_that_pins_the_log_is_an_alarm_until_it_ends() {
         assert!(started.elapsed().as_secs() < 20, "the log stays");
     }
 }
+
+#[test]
+fn so_much_of_a_disk_is_kept_free_as_is_asked_for_and_an_eighth_at_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = |disk_bytes_kept| {
+        let limits = super::Limits {
+            disk_bytes_kept,
+            ..super::Limits::default()
+        };
+        super::Room::new(limits)
+            .space(&dir.path().join("q.db"))
+            .unwrap()
+            .1
+    };
+    assert_eq!([kept(0), kept(4_096)], [0, 4_096]);
+    let found = rustix::fs::statvfs(dir.path()).unwrap();
+    assert_eq!(kept(u64::MAX), found.f_blocks * found.f_frsize / 8);
+}
+
+#[test]
+fn an_alarm_is_raised_where_it_is_set() {
+    let (_dir, queue) = queue(QueueOptions {
+        wal_bytes_alarm: 1 << 20,
+        ..QueueOptions::default()
+    });
+    queue.write(vec![row("a")]).unwrap();
+    let reader = rusqlite::Connection::open(queue.path()).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM message_queue;")
+        .unwrap();
+    let large = Message::new("task", &"x".repeat(2 << 20)).unwrap();
+    assert!(!queue.stats().unwrap().wal_pinned);
+    queue.enqueue(&large).unwrap();
+    assert!(queue.stats().unwrap().wal_pinned);
+}

@@ -32,8 +32,11 @@ pub(crate) const COUNT_HELD: &str = "SELECT coalesce(sum((SELECT count(*) FROM m
 pub(crate) const COUNT_HELD_CLAIMED: &str = "SELECT count(*) FROM claim CROSS JOIN message_queue AS m NOT INDEXED \
     ON m.seq BETWEEN claim.first_seq AND claim.last_seq JOIN held_key ON held_key.key = m.key \
     WHERE m.processed = 0 AND m.delivery = 0";
-pub(crate) const COUNT_HELD_DELAYED: &str = "SELECT count(*) FROM message_queue AS m JOIN held_key ON held_key.key = m.key \
-    WHERE m.processed = 0 AND m.due_at IS NOT NULL AND m.due_boot = ?1 AND m.due_at > ?2 AND m.delivery = 0";
+pub(crate) const COUNT_HELD_DELAYED: &str = "SELECT \
+    (SELECT count(*) FROM message_queue AS m JOIN held_key ON held_key.key = m.key \
+    WHERE m.processed = 0 AND m.due_at IS NOT NULL AND m.due_boot IS NULL AND m.due_at > ?1 AND m.delivery = 0) + \
+    (SELECT count(*) FROM message_queue AS m JOIN held_key ON held_key.key = m.key \
+    WHERE m.processed = 0 AND m.due_at IS NOT NULL AND m.due_boot = ?2 AND m.due_at > ?3 AND m.delivery = 0)";
 /// Suspects that are not counted as anything else.
 pub(crate) const COUNT_SUSPECT: &str = "SELECT count(*) FROM message_queue AS m WHERE m.processed = 0 AND m.suspect = 1 \
     AND NOT (m.due_at IS NOT NULL AND \
@@ -98,6 +101,9 @@ pub(crate) const OLDEST_DEAD: &str = "SELECT seq, coalesce(dead_reason, 'unknown
 pub(crate) const REQUEUE: &str = "UPDATE message_queue SET processed = 0, processed_at = NULL, attempts = 0, \
     delivery = delivery + 1, suspect = 0, due_at = NULL, due_boot = NULL, dead_reason = NULL \
     WHERE seq = ?1 AND processed = ?2 RETURNING producer";
+/// Lets the key run that this letter has stopped.
+pub(crate) const FREE_KEY_OF: &str = "DELETE FROM held_key WHERE key = (SELECT key FROM message_queue WHERE seq = ?1) \
+    AND message_id = (SELECT message_id FROM message_queue WHERE seq = ?1)";
 /// A producer that was forgotten meanwhile has made these rows all the same; and another program may have
 /// settled rows without counting them.
 pub(crate) const UNCOUNT_DEAD: &str = "INSERT INTO producer (producer, by_queue, since, updated_at) VALUES (?1, ?2, ?3, ?3) \
@@ -159,6 +165,7 @@ pub(crate) const ALL: &[&str] = &[
     STATE_OF,
     OLDEST_DEAD,
     REQUEUE,
+    FREE_KEY_OF,
     UNCOUNT_DEAD,
     UNCOUNT_PROCESSED,
     PURGE,
@@ -211,6 +218,7 @@ mod tests {
             (STATE_OF, "INTEGER PRIMARY KEY (rowid=?)"),
             (OLDEST_DEAD, "COVERING INDEX message_dead"),
             (REQUEUE, "INTEGER PRIMARY KEY (rowid=?)"),
+            (FREE_KEY_OF, "held_key USING PRIMARY KEY (key=?)"),
             (PURGE, "INTEGER PRIMARY KEY (rowid=?)"),
             (ROWS, "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
             (MOVED, "INTEGER PRIMARY KEY (rowid=?)"),

@@ -1,6 +1,6 @@
 //! What the writer does when its file turns out to be damaged.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Writer;
 use crate::QueueError;
@@ -9,6 +9,9 @@ use crate::lock::Guard;
 use crate::quarantine;
 use crate::queue::Role;
 use crate::salvage::Salvage;
+
+/// When a salvage that failed is tried again, however busy the writer is.
+const SALVAGE_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a batch of saved rows waits for the write lock.
 const SALVAGE_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -54,10 +57,14 @@ impl Writer {
     }
 
     /// Saves what waits of a file that was set aside. Where that fails the queue goes on without it, and it is tried
-    /// again when the writer is idle.
+    /// again later.
     pub(super) fn salvage(&mut self) {
         let shared = &self.shared;
-        if !std::mem::take(&mut self.salvages) || !quarantine::may(&shared.path, &shared.options) {
+        if self.salvage_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.salvage_at = None;
+        if !quarantine::may(&shared.path, &shared.options) {
             return;
         }
         let (Some(salvage), Some(file)) = (Salvage::waiting(&shared.path), &self.file) else {
@@ -69,6 +76,7 @@ impl Writer {
             .and_then(|()| salvage.run(&file.conn, &shared.path));
         if let Err(error) = done {
             tracing::error!(queue = %shared.path.display(), %error, "saving rows of the damaged file stopped; it goes on later");
+            self.salvage_at = Some(Instant::now() + SALVAGE_AGAIN);
         }
         if file.conn.busy_timeout(Duration::ZERO).is_err() {
             self.file = None;

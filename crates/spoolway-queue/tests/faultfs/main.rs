@@ -14,4 +14,5 @@ mod damage;
 mod errors;
 mod ledger;
 mod life;
+mod quarantine;
 mod support;

@@ -326,6 +326,12 @@ fn every_pending_message_is_counted_in_one_state() {
     queue.insert(message("behind too, and late").key("k"));
     let later = Timestamp(i64::MAX / 2);
     queue.insert(message("deliver_at").deliver_at(later));
+    // Ours are refused with both, and other programs can insert them.
+    let both = "INSERT INTO message_queue (message_id, type, payload, timestamp, key, due_at) \
+                VALUES ('both', 't', '1', 7, 'k', ?)";
+    queue.foreign().execute(both, [later.0]).unwrap();
+    queue.insert(message("behind, and claimed").key("k"));
+    queue.insert(message("behind, and alone").key("k"));
     let retry = |seq| Write::Retry {
         seq,
         attempts: 1,
@@ -334,7 +340,7 @@ fn every_pending_message_is_counted_in_one_state() {
     };
     queue
         .write(vec![
-            Write::Claim(vec![2]),
+            Write::Claim(vec![2, 9]),
             retry(3),
             retry(6),
             Write::HoldKey(HeldKey {
@@ -349,7 +355,7 @@ fn every_pending_message_is_counted_in_one_state() {
     let suspect = "UPDATE message_queue SET suspect = 1 WHERE seq IN (2, 3, 4, 5)";
     queue.foreign().execute(suspect, ()).unwrap();
     let stats = queue.stats().unwrap();
-    assert_eq!(stats.pending, 7);
+    assert_eq!(stats.pending, 10);
     let states = (
         stats.ready,
         stats.claimed,
@@ -357,11 +363,60 @@ fn every_pending_message_is_counted_in_one_state() {
         stats.held,
         stats.suspects,
     );
-    assert_eq!(states, (1, 1, 3, 1, 1));
+    assert_eq!(states, (1, 2, 4, 2, 1));
     assert_eq!((stats.retries, stats.dead), (2, 1));
     assert_eq!(stats.dead_by_reason["attempts"], 1);
     let top = queue.top(9).unwrap();
-    assert_eq!((top.keys, top.exact), (vec![("k".to_owned(), 2)], true));
+    assert_eq!((top.keys, top.exact), (vec![("k".to_owned(), 5)], true));
+}
+
+#[test]
+fn a_requeued_letter_releases_the_key_that_it_stopped_and_no_other() {
+    let queue = Fixture::new();
+    let hold = |key: &str, id: &str| {
+        let held = HeldKey {
+            key: Key::new(key).unwrap(),
+            since: Timestamp(0),
+            message_id: message(id).id,
+            reason: "attempts".into(),
+        };
+        vec![
+            dead(message(id).key(key), "attempts"),
+            Write::HoldKey(held),
+            row(message(&format!("behind {id}")).key(key)),
+        ]
+    };
+    let writes = [
+        hold("k", "a"),
+        hold("l", "b"),
+        vec![dead(message("c").key("l"), "expired")],
+    ];
+    queue.write(writes.concat()).unwrap();
+    let stopped = || -> Vec<_> {
+        let held = queue.held_keys().unwrap();
+        held.into_iter().map(|held| held.key.to_string()).collect()
+    };
+    assert_eq!(
+        (queue.stats().unwrap().held, stopped()),
+        (2, vec!["k".into(), "l".into()])
+    );
+
+    assert_eq!(queue.requeue(&Filter::one(message("c").id)).unwrap(), 1);
+    assert_eq!(stopped(), ["k", "l"], "another letter of the key");
+    assert_eq!(queue.requeue(&Filter::one(message("a").id)).unwrap(), 1);
+    assert_eq!(
+        (queue.stats().unwrap().held, stopped()),
+        (1, vec!["l".into()])
+    );
+    let page = queue
+        .replay(Settled::Dead, Filter::default(), 0)
+        .unwrap()
+        .step(usize::MAX);
+    assert_eq!(
+        (page.unwrap(), stopped()),
+        (1, vec![]),
+        "a replay of dead letters too"
+    );
 }
 
 #[test]

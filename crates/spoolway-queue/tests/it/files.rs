@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rusqlite::Connection;
-use spoolway_queue::{Durability, QueueOptions, SqliteQueue, Write, Written};
+use spoolway_queue::{Durability, QueueOptions, SqliteQueue, Watch, Write, Written, side_file};
 
 use crate::support::{Fixture, consumer, message, row, take_over, wait_until};
 
@@ -121,7 +121,7 @@ fn a_deleted_file_is_made_again_before_anything_is_ok() {
         fs::remove_file(queue.path()).unwrap();
         if side_files_too {
             for suffix in ["-wal", "-shm"] {
-                fs::remove_file(spoolway_queue::side_file(&queue.path(), suffix)).unwrap();
+                fs::remove_file(side_file(&queue.path(), suffix)).unwrap();
             }
         }
         let written = queue.write(vec![row(message("a"))]).unwrap();
@@ -213,7 +213,7 @@ fn dequeue_goes_on_in_a_new_file() {
 fn a_log_left_by_a_file_that_is_gone_is_set_aside_not_replayed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("q.db");
-    let wal = spoolway_queue::side_file(&path, "-wal");
+    let wal = side_file(&path, "-wal");
     let copy = dir.path().join("copy");
     {
         let queue = SqliteQueue::open(&path, consumer()).unwrap();
@@ -264,4 +264,111 @@ fn a_producer_s_writer_copies_a_large_log_and_starts_it_again() {
     wait_until("the log is copied", || {
         queue.stats().unwrap().file_bytes > 40 << 20
     });
+}
+
+/// What else is in a directory with a queue, by name.
+fn beside(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path.parent().unwrap()).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "q.db" && ![".guard", ".turn"].iter().any(|end| name.ends_with(end)))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The pool's readers were closed after the writer, and who may only read cannot empty a log.
+#[test]
+fn a_closed_queue_leaves_no_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q.db");
+    let queue = SqliteQueue::open(&path, consumer()).unwrap();
+    queue.enqueue(&message("a")).unwrap();
+    let watch = Watch::start(&queue, || {}).unwrap();
+    assert_eq!(queue.stats().unwrap().pending, 1);
+    assert!(beside(&path).contains(&"q.db-wal".into()));
+    drop(watch);
+    queue.close();
+    assert_eq!(beside(&path), [""; 0]);
+    assert_eq!(queue.stats().unwrap().pending, 1, "readers go on");
+    drop(queue);
+    wait_until("the readers leave no log either", || {
+        beside(&path).is_empty()
+    });
+}
+
+#[test]
+fn a_queue_that_another_has_open_keeps_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q.db");
+    let queue = SqliteQueue::open(&path, consumer()).unwrap();
+    let other = SqliteQueue::open(&path, consumer()).unwrap();
+    queue.close();
+    other.enqueue(&message("a")).unwrap();
+    assert_eq!(beside(&path), ["q.db-shm", "q.db-wal"]);
+    other.close();
+    assert_eq!(beside(&path), [""; 0]);
+}
+
+/// Another SQLite library has a descriptor of the `-shm` beside ours.
+#[test]
+fn a_second_sqlite_in_the_process_is_refused() {
+    let queue = Fixture::new();
+    let shm = side_file(&queue.path(), "-shm");
+    let second = fs::File::open(&shm).unwrap();
+    let refused = SqliteQueue::open(queue.path(), consumer()).unwrap_err();
+    assert_eq!(refused.code(), "queue_not_alone");
+    let text = refused.to_string();
+    assert!(text.contains("another SQLite library") && text.contains("start the program again"));
+    wait_until("the writer sees it", || {
+        queue
+            .write(Vec::new())
+            .is_err_and(|error| error.code() == "queue_not_alone")
+    });
+    let again = queue.write(Vec::new()).unwrap_err();
+    assert_eq!(again.code(), "queue_not_alone", "and stays so");
+    drop(second);
+}
+
+/// Closing any descriptor of a file ends all locks that the process has on it.
+#[test]
+fn a_file_closed_outside_of_sqlite_stops_the_writer() {
+    let queue = Fixture::new();
+    queue.insert(message("a"));
+    drop(fs::File::open(queue.path()).unwrap());
+    wait_until("the writer sees it", || {
+        queue
+            .write(Vec::new())
+            .is_err_and(|error| error.code() == "queue_not_alone")
+    });
+    let error = queue.enqueue(&message("b")).unwrap_err();
+    assert!(error.to_string().contains("its locks are gone"), "{error}");
+    assert!(!error.is_unknown(), "nothing of it was committed");
+}
+
+/// That is what another process does that finds no lock, and takes itself for the last one.
+#[test]
+fn nothing_is_ok_in_a_log_that_was_deleted() {
+    let queue = Fixture::new();
+    queue.insert(message("a"));
+    fs::remove_file(side_file(&queue.path(), "-wal")).unwrap();
+    let error = queue.enqueue(&message("b")).unwrap_err();
+    assert_eq!(
+        (error.code(), error.is_unknown()),
+        ("queue_not_alone", true)
+    );
+    assert_eq!(
+        queue.enqueue(&message("c")).unwrap_err().code(),
+        "queue_not_alone"
+    );
+    queue.close();
+
+    let queue = SqliteQueue::open(queue.path(), consumer()).unwrap();
+    let left: Vec<_> = queue
+        .peek(10)
+        .unwrap()
+        .iter()
+        .map(|found| found.message.id.to_string())
+        .collect();
+    assert_eq!(left, ["a", "b"], "what was in the log was saved");
 }

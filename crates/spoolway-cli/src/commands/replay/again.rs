@@ -14,6 +14,7 @@ use crate::args;
 use crate::commands::dead::plain;
 use crate::failure::{Failure, exit};
 use crate::output::{print, print_json, tell};
+use crate::paths::Places;
 use crate::units::{count, plural};
 
 const TEMPLATE: &str = "{bar:30} {human_pos} of {human_len}, {eta} left {msg}";
@@ -45,6 +46,7 @@ struct Report {
 pub(super) fn run(
     queue: &SqliteQueue,
     filter: Filter,
+    places: &Places,
     args: &args::Replay,
     stop: &Stop,
     quiet: bool,
@@ -76,7 +78,7 @@ pub(super) fn run(
     bar.finish_and_clear();
     // Numbers of another file say nothing of this one.
     let goes_on = !replay.is_done() && queue.generation() == generation;
-    let resume = goes_on.then(|| resume(&replay, args));
+    let resume = goes_on.then(|| resume(&replay, places, args));
     if let (Err(_), Some(resume)) = (&ended, &resume) {
         tell(format!("go on with: {resume}"));
     }
@@ -254,11 +256,14 @@ fn too_long(replay: &Replay) -> Failure {
         .help("what was replayed is delivered all the same; see `spoolway queue stats`")
 }
 
-/// The command that goes on where this one stopped, with times that no longer move.
-fn resume(replay: &Replay, args: &args::Replay) -> String {
+/// The command that goes on where this one stopped, with times that no longer move, on the same queue file.
+fn resume(replay: &Replay, places: &Places, args: &args::Replay) -> String {
     let filter = replay.filter();
     let mut words = vec!["spoolway replay".to_owned()];
     let mut option = |name: &str, value: &str| words.push(format!("{name} {}", quoted(value)));
+    for (name, path) in places.given() {
+        option(name, &path.to_string_lossy());
+    }
     for id in &filter.ids {
         option("--id", id.as_str());
     }
