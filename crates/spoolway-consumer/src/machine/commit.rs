@@ -254,7 +254,7 @@ impl Machine {
             return;
         };
         let void = generation != self.generation;
-        let mut again = Vec::new();
+        let (mut again, mut ended) = (Vec::new(), Vec::new());
         for (write, doing) in writes {
             match doing {
                 Doing::Nothing if !matches!(write, Write::Keep { .. }) => {}
@@ -277,10 +277,9 @@ impl Machine {
                         continue;
                     };
                     entry.storing = false;
-                    if let Some(finish) = entry.finish.take() {
-                        self.finished(ticket, finish);
-                    } else {
-                        self.hold_again(ticket);
+                    match entry.finish.take() {
+                        Some(finish) => ended.push((ticket, finish)),
+                        None => self.hold_again(ticket),
                     }
                 }
                 Doing::Begin(ticket) => {
@@ -316,6 +315,10 @@ impl Machine {
         if !again.is_empty() {
             self.again
                 .push_back((self.now.mono + self.config.commit_retry, again));
+        }
+        // What ended meanwhile may send its lane to the file, so what was on its way there is back in it first.
+        for (ticket, finish) in ended {
+            self.finished(ticket, finish);
         }
     }
 

@@ -897,6 +897,17 @@ fn a_dead_letter_that_holds_its_key_takes_what_is_behind_it_to_the_file() {
 }
 
 #[test]
+fn what_could_not_be_stored_with_its_head_goes_to_the_file_in_its_place_when_the_head_dies() {
+    let mut bench = holding();
+    let said = bench.after(Duration::from_millis(2_001));
+    assert_eq!(said, ["commit [claimed m, row n a0]"]);
+    bench.arrives(CONN, "o", Some("k"));
+    assert_eq!(bench.finish(rejected()), Vec::<String>::new());
+    let said = bench.commit_fails();
+    assert_eq!(said, ["commit [dead m bad, hold k, row n a0, row o a0]"]);
+}
+
+#[test]
 fn a_stopped_key_runs_again_once_the_file_says_that_it_is_released() {
     let mut bench = holding();
     bench.finish(rejected());
