@@ -187,7 +187,7 @@ pub async fn stream(
     for message in messages {
         sent.push_back(producer.send(message));
         if sent.len() == window {
-            for sending in sent.drain(..window / 2) {
+            for sending in sent.drain(..window.div_ceil(2)) {
                 told(sending.await);
             }
         }
