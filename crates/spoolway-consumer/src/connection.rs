@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::machine::{ConnId, Event};
 use crate::outbox::Outbox;
-use crate::shared::{Life, Shared, wall};
+use crate::shared::{Life, Shared, Turn, wall};
 
 /// Room for a read: some hundred messages.
 const READ_BYTES: usize = 64 * 1024;
@@ -135,9 +135,7 @@ impl Connection {
                 continue;
             }
             let blocked = self.outbox.is_blocked();
-            if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
-                self.buffer.reserve(READ_BYTES);
-            }
+            self.make_room();
             tokio::select! {
                 biased;
                 () = self.outbox.wake.notified() => self.look(),
@@ -151,6 +149,15 @@ impl Connection {
                     Err(_) => return,
                 },
             }
+        }
+    }
+
+    /// Takes the room of messages that are gone, else new one when there is too little.
+    fn make_room(&mut self) {
+        let held = self.buffer.len();
+        let wanted = READ_BYTES.saturating_sub(held).max(READ_BYTES_MIN);
+        if !self.buffer.try_reclaim(wanted) && self.buffer.capacity() - held < READ_BYTES_MIN {
+            self.buffer.reserve(READ_BYTES);
         }
     }
 
@@ -180,11 +187,10 @@ impl Connection {
         if self.parked {
             return;
         }
-        let mut events = Vec::new();
-        let broken = self.decode(&mut events).err();
-        if !events.is_empty() {
-            self.shared.drive(events);
-        }
+        let shared = Arc::clone(&self.shared);
+        let mut turn = shared.turn();
+        let broken = self.decode(&mut turn).err();
+        turn.end();
         if let Some(Broken { invalid, n }) = broken {
             self.break_off(&invalid, n);
         }
@@ -218,7 +224,7 @@ impl Connection {
         self.greeted.then_some(self.next)
     }
 
-    fn decode(&mut self, events: &mut Vec<Event>) -> Result<(), Broken> {
+    fn decode(&mut self, turn: &mut Turn<'_>) -> Result<(), Broken> {
         if !self.opened {
             if self.buffer.first().copied().and_then(Dialect::of) != Some(Dialect::Frames) {
                 self.refuse_dialect();
@@ -236,13 +242,13 @@ impl Connection {
             })?;
             let Some(frame) = next else { return Ok(()) };
             match decode_for_consumer(&frame, &self.shared.limits) {
-                Ok(Incoming::Message(message)) => self.arrived(message, now, events),
+                Ok(Incoming::Message(message)) => self.arrived(message, now, turn),
                 Ok(Incoming::Batch(batch)) => {
                     batch
                         .into_iter()
-                        .for_each(|message| self.arrived(message, now, events));
+                        .for_each(|message| self.arrived(message, now, turn));
                 }
-                Ok(Incoming::Op(op)) => self.op(op, events),
+                Ok(Incoming::Op(op)) => self.op(op, turn),
                 Err(invalid) => return Err(Broken { invalid, n }),
             }
         }
@@ -280,31 +286,26 @@ impl Connection {
         self.said = true;
     }
 
-    fn arrived(
-        &mut self,
-        message: Result<Message, Invalid>,
-        now: Timestamp,
-        events: &mut Vec<Event>,
-    ) {
+    fn arrived(&mut self, message: Result<Message, Invalid>, now: Timestamp, turn: &mut Turn<'_>) {
         self.next = self.next.wrapping_add(1);
         self.plain |= !self.greeted;
         let conn = self.id;
         let message = match message {
             Ok(mut message) => {
                 message.stamp(now, || new_id(now));
-                if self.shared.pending() + events.len() > SHARING_MAX {
+                if self.shared.pending() > SHARING_MAX {
                     message.detach();
                 }
                 Ok(Arc::new(message))
             }
             Err(invalid) if !self.greeted => return self.refuse(&invalid),
-            Err(invalid) => Err(invalid),
+            Err(invalid) => Err(Box::new(invalid)),
         };
         let answer = !self.greeted && message.as_ref().is_ok_and(|message| message.requires_ack);
         if answer {
             self.outbox.owe();
         }
-        events.push(Event::Arrived {
+        turn.tell(Event::Arrived {
             conn,
             message,
             answer,
@@ -327,7 +328,7 @@ impl Connection {
         }
     }
 
-    fn op(&mut self, op: ProducerOp, events: &mut Vec<Event>) {
+    fn op(&mut self, op: ProducerOp, turn: &mut Turn<'_>) {
         let conn = self.id;
         match op {
             ProducerOp::Hello(hello) => {
@@ -335,14 +336,15 @@ impl Connection {
                 self.unread = None;
                 self.next = hello.first;
                 tracing::debug!(conn, producer = %hello.producer, client = hello.client, "hello");
-                events.push(Event::Hello { conn, hello });
+                let hello = Box::new(hello);
+                turn.tell(Event::Hello { conn, hello });
             }
             ProducerOp::At { n } => {
                 self.next = n;
-                events.push(Event::At { conn, n });
+                turn.tell(Event::At { conn, n });
             }
             ProducerOp::Seen { ranges, queue, err } => {
-                events.push(Event::Seen {
+                turn.tell(Event::Seen {
                     conn,
                     ranges,
                     queue,
@@ -354,7 +356,7 @@ impl Connection {
                 self.said = true;
             }
             ProducerOp::Pong => {}
-            ProducerOp::Save => events.push(Event::Save { save: conn }),
+            ProducerOp::Save => turn.tell(Event::Save { save: conn }),
         }
     }
 

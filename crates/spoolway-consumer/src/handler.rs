@@ -1,7 +1,6 @@
 //! Code that processes a message, and how its end is understood.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use hashbrown::HashMap;
 use serde::de::DeserializeOwned;
 use spoolway_proto::{Message, Payload};
 

@@ -19,15 +19,17 @@
 //! - a message of a lane runs only at its head;
 //! - a message that left memory has a committed row or was refused;
 //! - rows enter a lane only when every earlier unprocessed row of the key is in memory;
-//! - a numbered message is in exactly one of a producer's `pending` and `kept`.
+//! - a number that is pending is owed by a message in memory.
 
 mod arrive;
 mod audit;
 mod commit;
 mod event;
 mod held;
+mod ids;
 mod kept;
 mod lane;
+mod numbers;
 mod reads;
 mod retry;
 mod rows;
@@ -40,8 +42,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
 use spoolway_proto::{
-    AckLevel, InstanceId, Key, Message, MessageId, Outcome, ProducerHello, ProducerId, Timestamp,
+    AckLevel, InstanceId, Key, Message, Outcome, ProducerHello, ProducerId, Timestamp,
 };
 use spoolway_queue::{Cursor, Write};
 
@@ -50,8 +53,10 @@ pub use retry::{Retries, RetryPolicy};
 
 use commit::{Batch, Doing};
 use held::Held;
-use kept::{Producer, Recent};
+use ids::Ids;
+use kept::Producer;
 use lane::Lane;
+use numbers::Numbers;
 use reads::Reads;
 
 /// Times and bounds of a [`Machine`].
@@ -177,9 +182,8 @@ pub struct Machine {
     now: Now,
     conns: BTreeMap<ConnId, Conn>,
     producers: HashMap<ProducerId, Producer>,
-    recent: Recent,
-    entries: HashMap<Ticket, Entry>,
-    by_id: HashMap<MessageId, Ticket>,
+    entries: Numbers<Box<Entry>>,
+    ids: Ids,
     by_row: HashMap<i64, Ticket>,
     lanes: HashMap<Key, Lane>,
     next_ticket: Ticket,
@@ -286,7 +290,7 @@ struct Entry {
     message: Arc<Message>,
     crc: u32,
     /// Numbers that are settled with it.
-    pairs: Vec<Pair>,
+    pairs: Pairs,
     /// Connections without hello that wait for its answer.
     plain: Vec<ConnId>,
     /// Whether it came, or is also wanted, by a connection without hello.
@@ -305,6 +309,9 @@ struct Entry {
     /// How its handler ended while that commit was under way.
     finish: Option<Finish>,
 }
+
+/// Nearly always one, which costs no allocation of its own.
+type Pairs = SmallVec<[Pair; 1]>;
 
 #[derive(Clone, Copy, Debug)]
 struct Pair {
@@ -361,7 +368,7 @@ impl Step {
 impl Machine {
     /// A machine with nothing in memory. It polls the file at once.
     pub fn new(now: Now, config: MachineConfig, start: Start) -> Self {
-        let recent = Recent::new(config.recent_max);
+        let ids = Ids::new(config.recent_max);
         let mut machine = Self {
             config,
             instance: start.instance,
@@ -369,9 +376,8 @@ impl Machine {
             now,
             conns: BTreeMap::new(),
             producers: HashMap::new(),
-            recent,
-            entries: HashMap::new(),
-            by_id: HashMap::new(),
+            entries: Numbers::default(),
+            ids,
             by_row: HashMap::new(),
             lanes: HashMap::new(),
             next_ticket: 1,
@@ -422,7 +428,7 @@ impl Machine {
     pub fn on(&mut self, now: Now, event: Event) {
         self.now = now;
         match event {
-            Event::Hello { conn, hello } => self.hello(conn, hello),
+            Event::Hello { conn, hello } => self.hello(conn, *hello),
             Event::At { conn, n } => self.at(conn, n),
             Event::Arrived {
                 conn,
@@ -440,11 +446,15 @@ impl Machine {
                 ask,
                 keyed,
                 producer,
-            } => self.asked(ask, keyed, producer),
+            } => self.asked(ask, keyed, producer.map(|record| *record)),
             Event::LookedUp { key, read, rows } => self.looked_up(&key, read, rows),
-            Event::Polled(page) => self.polled(page),
-            Event::PolledKey { key, read, page } => self.polled_key(&key, read, page),
-            Event::PolledSuspects { read, page } => self.polled_suspects(read, page),
+            Event::Polled(page) => self.polled(page.map(|page| *page)),
+            Event::PolledKey { key, read, page } => {
+                self.polled_key(&key, read, page.map(|page| *page));
+            }
+            Event::PolledSuspects { read, page } => {
+                self.polled_suspects(read, page.map(|page| *page));
+            }
             Event::Woken => self.want_poll(),
             Event::Replaced { generation } => self.replaced(generation),
             Event::Committed { batch, written } => self.committed(batch, written),
@@ -541,11 +551,11 @@ impl Machine {
     }
 
     /// Puts a message into memory.
-    fn insert(&mut self, entry: Entry) -> Ticket {
+    fn insert(&mut self, entry: Box<Entry>) -> Ticket {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         if entry.delivery == 0 {
-            self.by_id.insert(entry.message.id.clone(), ticket);
+            self.ids.enter(&entry.message.id, ticket);
         }
         if let Some(row) = entry.row {
             self.by_row.insert(row, ticket);
@@ -555,11 +565,15 @@ impl Machine {
     }
 
     /// Takes a message out of memory and, if it is in one, out of its lane.
-    fn remove(&mut self, ticket: Ticket) -> Option<Entry> {
+    fn remove(&mut self, ticket: Ticket) -> Option<Box<Entry>> {
+        let entry = self.take_out(ticket)?;
+        self.ids.leave(&entry.message.id, ticket);
+        Some(entry)
+    }
+
+    /// The same, while its id is still known.
+    fn take_out(&mut self, ticket: Ticket) -> Option<Box<Entry>> {
         let entry = self.entries.remove(&ticket)?;
-        if self.by_id.get(&entry.message.id) == Some(&ticket) {
-            self.by_id.remove(&entry.message.id);
-        }
         if let Some(row) = entry.row {
             self.by_row.remove(&row);
             self.reads
@@ -568,7 +582,15 @@ impl Machine {
                 self.want_poll();
             }
         }
-        self.leave_lane(&entry, ticket);
+        if let Some(key) = entry.lane_key() {
+            self.leave_lane(key, ticket);
+        }
+        // Nobody waits for those that are gone.
+        while let Some((_, oldest)) = self.holds.front()
+            && !self.entries.contains_key(oldest)
+        {
+            self.holds.pop_front();
+        }
         Some(entry)
     }
 
@@ -598,7 +620,8 @@ impl Machine {
 
     /// How many outcomes are kept, and of how many producers.
     pub fn kept(&self) -> (usize, usize) {
-        let kept = self.producers.values().map(|producer| producer.kept.len());
+        let kept = self.producers.values();
+        let kept = kept.map(|producer| producer.all_kept().count());
         (kept.sum(), self.producers.len())
     }
 
@@ -615,8 +638,9 @@ impl Machine {
                 .filter(|entry| entry.step == step)
                 .count()
         };
-        let rows = |entry: &&Entry| entry.as_row && entry.step == Step::Running;
-        let rows = self.entries.values().filter(rows).count();
+        let running = self.entries.values();
+        let running = running.filter(|entry| entry.step == Step::Running);
+        let rows = running.filter(|entry| entry.as_row).count();
         assert_eq!(self.running_rows, rows, "slots of rows");
         let running = self.running + usize::from(self.suspect.is_some());
         assert_eq!(
@@ -640,17 +664,16 @@ impl Machine {
             );
         }
         for (id, producer) in &self.producers {
-            for (n, ticket) in &producer.pending {
-                let entry = &self.entries[ticket];
+            for n in producer.numbers.keys() {
+                let Some(ticket) = producer.pending(*n) else {
+                    continue;
+                };
+                let entry = &self.entries[&ticket];
                 let owed = entry
                     .pairs
                     .iter()
                     .any(|pair| pair.producer == *id && pair.n == *n);
                 assert!(owed, "{id}/{n} is pending without a message");
-                assert!(
-                    !producer.kept.contains_key(n),
-                    "{id}/{n} is pending and kept"
-                );
             }
         }
     }

@@ -62,7 +62,7 @@ impl Read {
                 Some((keyed, producer)) => Event::Asked {
                     ask,
                     keyed: Some(keyed),
-                    producer,
+                    producer: producer.map(Box::new),
                 },
                 None => Event::Asked {
                     ask,
@@ -79,18 +79,20 @@ impl Read {
                 }
             }
             Self::Poll { cursor, limit } => {
-                Event::Polled(shared.reads.noted(queue.candidates(cursor, limit)))
+                let page = shared.reads.noted(queue.candidates(cursor, limit));
+                Event::Polled(page.map(Box::new))
             }
             Self::PollKey { key, read, limit } => {
                 let page = queue.candidates_of_key(&key, limit);
                 Event::PolledKey {
-                    page: shared.reads.noted(page),
+                    page: shared.reads.noted(page).map(Box::new),
                     read,
                     key,
                 }
             }
             Self::PollSuspects { after, read, limit } => {
                 let page = shared.reads.noted(queue.suspects(after, limit));
+                let page = page.map(Box::new);
                 Event::PolledSuspects { read, page }
             }
         }

@@ -5,11 +5,12 @@
 
 mod act;
 mod run;
+mod turn;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use spoolway_proto::{ConsumerOp, InstanceId, Limits, Timestamp};
 use spoolway_queue::SqliteQueue;
@@ -20,16 +21,14 @@ use crate::handler::{Delivery, Handlers};
 use crate::health::Health;
 use crate::machine::{ConnId, Event, Finish, Machine, Now, Ticket};
 use crate::outbox::Outbox;
-use crate::reads::{self, Read};
+use crate::reads::Read;
 use crate::sink::SinkThread;
 use crate::{ConsumerConfig, ConsumerError, Summary};
 
-/// How long one call runs handlers itself; the rest get tasks of their own, so that other cores take them.
-const INLINE_MAX: Duration = Duration::from_micros(200);
+pub(crate) use turn::Turn;
+
 /// The name of the cleanup's request to save; the others have the number of their connection.
 pub(crate) const SAVE_FOR_CLEANUP: u64 = 0;
-/// How long answers may wait for others to join them while handlers run.
-const FLUSH_EVERY: Duration = Duration::from_millis(1);
 
 pub(crate) struct Shared {
     core: Mutex<Core>,
@@ -201,36 +200,15 @@ impl Shared {
 
     /// Tells the machine, and does what it asks for until it asks for nothing more.
     pub(crate) fn drive(self: &Arc<Self>, events: impl IntoIterator<Item = Event>) {
-        let mut work = Work::default();
-        self.tell(events, &mut work);
-        let began = Instant::now();
-        let mut flushed = began;
-        let mut ended = Vec::new();
-        loop {
-            reads::start(std::mem::take(&mut work.reads), self);
-            for run in work.runs.drain(..) {
-                let inline = began.elapsed() < INLINE_MAX;
-                let ticket = run.ticket;
-                if let Some(finish) = self.run(run, inline) {
-                    ended.push(Event::Finished { ticket, finish });
-                }
-            }
-            if ended.is_empty() {
-                break;
-            }
-            self.tell(ended.drain(..), &mut work);
-            if flushed.elapsed() > FLUSH_EVERY {
-                flushed = Instant::now();
-                work.told.drain(..).for_each(|(_, outbox)| outbox.flush());
-            }
-        }
-        work.told.drain(..).for_each(|(_, outbox)| outbox.flush());
+        let mut turn = self.turn();
+        events.into_iter().for_each(|event| turn.tell(event));
+        turn.end();
     }
 
-    fn tell(self: &Arc<Self>, events: impl IntoIterator<Item = Event>, work: &mut Work) {
+    fn tell(self: &Arc<Self>, events: &mut Vec<Event>, work: &mut Work) {
         let mut core = self.core();
         let now = now();
-        for event in events {
+        for event in events.drain(..) {
             let from_peer = matches!(
                 event,
                 Event::Hello { .. } | Event::At { .. } | Event::Arrived { .. } | Event::Seen { .. }
@@ -261,6 +239,7 @@ impl Shared {
             self.settled.notify_one();
         }
     }
+
     // ---- connections
 
     pub(crate) fn connect(&self, outbox: Arc<Outbox>) -> ConnId {
@@ -382,6 +361,7 @@ impl Counts {
         };
     }
 }
+
 pub(crate) fn now() -> Now {
     Now {
         mono: Instant::now(),

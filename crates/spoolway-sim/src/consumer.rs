@@ -259,7 +259,10 @@ impl World {
         }
         let run = link.run;
         let event = match packet {
-            ToConsumer::Hello(hello) => Event::Hello { conn, hello },
+            ToConsumer::Hello(hello) => {
+                let hello = Box::new(hello);
+                Event::Hello { conn, hello }
+            }
             ToConsumer::At(n) => Event::At { conn, n },
             ToConsumer::Message(message) => Event::Arrived {
                 conn,
@@ -459,7 +462,7 @@ impl World {
             Read::Ask(ask, producer) => Event::Asked {
                 ask,
                 keyed: Some(self.file.has_keyed()),
-                producer: producer.and_then(|id| self.file.producer(id)),
+                producer: producer.and_then(|id| self.file.producer(id)).map(Box::new),
             },
             Read::Lookup(key, read) => {
                 let rows = Some(KeyRows {
@@ -468,13 +471,16 @@ impl World {
                 });
                 Event::LookedUp { key, read, rows }
             }
-            Read::Poll(cursor, limit) => Event::Polled(Some(self.file.page(now, cursor, limit))),
+            Read::Poll(cursor, limit) => {
+                let page = self.file.page(now, cursor, limit);
+                Event::Polled(Some(Box::new(page)))
+            }
             Read::PollKey(key, read, limit) => {
-                let page = Some(self.file.page_of_key(now, &key, limit));
+                let page = Some(Box::new(self.file.page_of_key(now, &key, limit)));
                 Event::PolledKey { key, read, page }
             }
             Read::PollSuspects(after, read, limit) => {
-                let page = Some(self.file.suspects(now, after, limit));
+                let page = Some(Box::new(self.file.suspects(now, after, limit)));
                 Event::PolledSuspects { read, page }
             }
         };

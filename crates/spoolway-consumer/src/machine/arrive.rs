@@ -7,8 +7,20 @@ use spoolway_proto::{AckLevel, Code, Invalid, Message, Outcome, PROTOCOL_VERSION
 use spoolway_queue::{ProducerRecord, RowCounts};
 
 use super::event::wanted;
-use super::kept::Kept;
-use super::{Action, Asking, Conn, ConnId, Entry, Greeted, Machine, Pair, Step, Ticket};
+use super::kept::{Kept, Number};
+use super::{
+    Action, Asking, Conn, ConnId, Entry, Greeted, Machine, Pair, Pairs, Step, Ticket, Verdict,
+};
+
+/// Who waits for the outcome of a message: somebody.
+struct Waiting {
+    message: Arc<Message>,
+    crc: u32,
+    pairs: Pairs,
+    plain: Vec<ConnId>,
+    unnumbered: bool,
+    has_row: bool,
+}
 
 /// What the consumer already knows of a message that arrives.
 enum Copy {
@@ -215,6 +227,7 @@ impl Machine {
             {
                 producer.conn = None;
                 producer.gone_at = Some(now);
+                producer.numbers.shrink_to_fit();
                 self.gone.push_back((now, hello.producer));
             }
             if self.gone.len() > self.config.gone_max {
@@ -252,7 +265,7 @@ impl Machine {
     pub(super) fn arrived(
         &mut self,
         conn: ConnId,
-        message: Result<Arc<Message>, Invalid>,
+        message: Result<Arc<Message>, Box<Invalid>>,
         answer: bool,
     ) {
         let Some(state) = self.conns.get_mut(&conn) else {
@@ -328,45 +341,37 @@ impl Machine {
     }
 
     fn copy_of(&self, pair: Pair, message: &Message, crc: u32) -> Copy {
-        if let Some(producer) = self.producers.get(&pair.producer) {
-            if let Some(kept) = producer.kept.get(&pair.n) {
-                return if kept.id == message.id {
-                    Copy::Settled(kept.clone())
-                } else {
-                    Copy::Reused
-                };
+        let producer = self.producers.get(&pair.producer);
+        let number = producer.and_then(|producer| producer.numbers.get(&pair.n));
+        let (id, copy) = match number {
+            Some(Number::Kept(kept)) => (&kept.id, Copy::Settled(kept.clone())),
+            Some(Number::Pending(ticket)) => {
+                (&self.entries[ticket].message.id, Copy::Joins(*ticket))
             }
-            if let Some(ticket) = producer.pending.get(&pair.n) {
-                let same = self.entries[ticket].message.id == message.id;
-                return if same {
-                    Copy::Joins(*ticket)
-                } else {
-                    Copy::Reused
-                };
-            }
+            None => return self.copy_by_id(message, crc),
+        };
+        if *id == message.id {
+            copy
+        } else {
+            Copy::Reused
         }
-        self.copy_by_id(message, crc)
     }
 
     fn copy_by_id(&self, message: &Message, crc: u32) -> Copy {
-        if let Some(ticket) = self.by_id.get(&message.id) {
-            let same = self.entries[ticket].crc == crc;
-            return if same {
-                Copy::Joins(*ticket)
-            } else {
-                Copy::Conflict
-            };
-        }
-        match self.recent.get(&message.id) {
-            Some((known, (outcome, reason))) if known == crc => Copy::Settled(Kept {
+        let Some(known) = self.ids.get(&message.id) else {
+            return Copy::None;
+        };
+        match (known.ticket, &known.kept) {
+            (Some(ticket), _) if self.entries[&ticket].crc == crc => Copy::Joins(ticket),
+            (None, Some((known, (outcome, reason)))) if *known == crc => Copy::Settled(Kept {
                 id: message.id.clone(),
                 crc,
-                outcome,
-                reason,
+                outcome: *outcome,
+                reason: reason.clone(),
                 counted: false,
             }),
-            Some(_) => Copy::Conflict,
-            None => Copy::None,
+            (Some(_), _) | (None, Some(_)) => Copy::Conflict,
+            (None, None) => Copy::None,
         }
     }
 
@@ -389,8 +394,8 @@ impl Machine {
         self.producers
             .entry(pair.producer)
             .or_default()
-            .pending
-            .insert(pair.n, ticket);
+            .numbers
+            .insert(pair.n, Number::Pending(ticket));
         self.holds
             .push_back((self.now.mono + self.config.hold_max, ticket));
     }
@@ -446,7 +451,7 @@ impl Machine {
     fn arrived_plain(
         &mut self,
         conn: ConnId,
-        message: Result<Arc<Message>, Invalid>,
+        message: Result<Arc<Message>, Box<Invalid>>,
         answer: bool,
     ) {
         let message = match message {
@@ -502,36 +507,58 @@ impl Machine {
 
     /// Answers everything that waits for this message, and keeps the outcome for its numbers.
     pub(super) fn answer(&mut self, ticket: Ticket, outcome: Outcome, reason: Option<Arc<str>>) {
-        let Some(entry) = self.entries.get_mut(&ticket) else {
+        let entry = self.entries.get_mut(&ticket);
+        let Some(waiting) = entry.and_then(|entry| entry.take_waiting()) else {
             return;
         };
-        let (message, crc) = (Arc::clone(&entry.message), entry.crc);
-        let pairs = std::mem::take(&mut entry.pairs);
-        let plain = std::mem::take(&mut entry.plain);
-        let unnumbered = std::mem::take(&mut entry.unnumbered);
-        let has_row = entry.row.is_some();
-        let settles = matches!(outcome, Outcome::Processed | Outcome::Dead);
-        let kept = |reason: &Option<Arc<str>>| Kept {
-            id: message.id.clone(),
-            crc,
-            outcome,
-            reason: reason.clone(),
-            counted: true,
+        let verdict = (outcome, reason);
+        self.ids
+            .keep(&waiting.message.id, waiting.crc, verdict.clone());
+        self.answer_all(waiting, verdict);
+    }
+
+    /// The same, and the message leaves memory.
+    pub(super) fn settle(&mut self, ticket: Ticket, outcome: Outcome, reason: Option<Arc<str>>) {
+        let Some(mut entry) = self.take_out(ticket) else {
+            return;
         };
-        for pair in pairs {
-            self.keep(pair.producer, pair.n, kept(&reason));
-            if !pair.counted {
-                self.count_answer(pair.producer);
+        let Some(waiting) = entry.take_waiting() else {
+            return self.ids.leave(&entry.message.id, ticket);
+        };
+        let verdict = (outcome, reason);
+        self.ids
+            .settle(&waiting.message.id, ticket, waiting.crc, verdict.clone());
+        self.answer_all(waiting, verdict);
+    }
+
+    fn answer_all(&mut self, waiting: Waiting, (outcome, reason): Verdict) {
+        let Waiting { message, crc, .. } = waiting;
+        let settles = matches!(outcome, Outcome::Processed | Outcome::Dead) && !waiting.has_row;
+        for (nth, pair) in waiting.pairs.into_iter().enumerate() {
+            if nth > 0 {
+                // With the number before it may have been dropped.
+                self.ids.keep(&message.id, crc, (outcome, reason.clone()));
             }
+            let kept = Kept {
+                id: message.id.clone(),
+                crc,
+                outcome,
+                reason: reason.clone(),
+                counted: true,
+            };
+            let producer = self.producers.entry(pair.producer).or_default();
+            producer.numbers.insert(pair.n, Number::Kept(kept));
+            producer.counts.answered += u64::from(!pair.counted);
             if !pair.answered {
                 self.send_answer(pair, outcome, reason.clone());
             }
-            self.settle_late(pair.producer, pair.n, settles && !has_row);
+            self.settle_late(pair.producer, pair.n, settles);
         }
-        if unnumbered {
-            self.recent.keep_plain(&kept(&reason));
+        if waiting.unnumbered {
+            self.ids
+                .keep_plain(&message.id, crc, (outcome, reason.clone()));
         }
-        for conn in plain {
+        for conn in waiting.plain {
             let message = Arc::clone(&message);
             self.actions.push_back(Action::Reply {
                 conn,
@@ -543,12 +570,14 @@ impl Machine {
     }
 
     fn answer_kept(&mut self, pair: Pair, mut kept: Kept) {
-        let (outcome, reason) = (kept.outcome, kept.reason.clone());
+        let verdict = kept.verdict();
         if !std::mem::replace(&mut kept.counted, true) {
             self.count_answer(pair.producer);
         }
-        self.keep(pair.producer, pair.n, kept);
-        self.send_answer(pair, outcome, reason);
+        self.ids.keep(&kept.id, kept.crc, verdict.clone());
+        let producer = self.producers.entry(pair.producer).or_default();
+        producer.numbers.insert(pair.n, Number::Kept(kept));
+        self.send_answer(pair, verdict.0, verdict.1);
     }
 
     fn send_answer(&mut self, pair: Pair, outcome: Outcome, reason: Option<Arc<str>>) {
@@ -571,8 +600,10 @@ impl Machine {
         message: String,
         retry_after: Option<std::time::Duration>,
     ) {
-        if let Some(producer) = self.producers.get_mut(&pair.producer) {
-            producer.pending.remove(&pair.n);
+        if let Some(producer) = self.producers.get_mut(&pair.producer)
+            && producer.pending(pair.n).is_some()
+        {
+            producer.numbers.remove(&pair.n);
         }
         if self.free_window(pair) {
             let Pair { conn, n, .. } = pair;
@@ -614,11 +645,23 @@ impl Greeted {
 }
 
 impl Entry {
-    pub(super) fn new(message: Arc<Message>, crc: u32) -> Self {
-        Self {
+    /// Takes out everything that waits for its outcome; `None` if nothing does.
+    fn take_waiting(&mut self) -> Option<Waiting> {
+        (!self.pairs.is_empty() || self.unnumbered).then(|| Waiting {
+            message: Arc::clone(&self.message),
+            crc: self.crc,
+            pairs: std::mem::take(&mut self.pairs),
+            plain: std::mem::take(&mut self.plain),
+            unnumbered: std::mem::take(&mut self.unnumbered),
+            has_row: self.row.is_some(),
+        })
+    }
+
+    pub(super) fn new(message: Arc<Message>, crc: u32) -> Box<Self> {
+        Box::new(Self {
             message,
             crc,
-            pairs: Vec::new(),
+            pairs: Pairs::new(),
             plain: Vec::new(),
             unnumbered: false,
             row: None,
@@ -630,6 +673,6 @@ impl Entry {
             as_row: false,
             storing: false,
             finish: None,
-        }
+        })
     }
 }

@@ -113,8 +113,8 @@ impl Machine {
 
     pub(super) fn record(&self, id: ProducerId) -> ProducerRecord {
         let producer = &self.producers[&id];
-        let kept = producer.kept.iter().map(|(n, kept)| spoolway_queue::Kept {
-            sequence: *n,
+        let kept = producer.all_kept().map(|(n, kept)| spoolway_queue::Kept {
+            sequence: n,
             id: kept.id.clone(),
             crc: kept.crc,
             outcome: kept.outcome,

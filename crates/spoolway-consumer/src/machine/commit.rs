@@ -126,14 +126,12 @@ impl Machine {
                     // The row was settled meanwhile, by its id.
                     _ => {
                         self.suspect = None;
-                        self.answer(ticket, Outcome::Stored, None);
-                        self.remove(ticket);
+                        self.settle(ticket, Outcome::Stored, None);
                     }
                 }
             }
             Doing::Settle(ticket, outcome) => {
-                self.answer(ticket, outcome, None);
-                self.remove(ticket);
+                self.settle(ticket, outcome, None);
             }
             Doing::Bury(ticket, reason) => match written {
                 Written::Conflict => self.refuse(ticket, Code::Conflict),
@@ -141,15 +139,13 @@ impl Machine {
                     state: Existing::Processed,
                     ..
                 } => {
-                    self.answer(ticket, Outcome::Processed, None);
-                    self.remove(ticket);
+                    self.settle(ticket, Outcome::Processed, None);
                 }
                 _ => {
                     if let Written::Exists { seq, .. } = written {
                         self.reads.left(seq, true);
                     }
-                    self.answer(ticket, Outcome::Dead, Some(reason));
-                    self.remove(ticket);
+                    self.settle(ticket, Outcome::Dead, Some(reason));
                 }
             },
             Doing::Late { producer, n } => {
@@ -393,8 +389,7 @@ impl Machine {
                 }
                 // Its handler succeeded.
                 Step::Settling => {
-                    self.answer(ticket, Outcome::Processed, None);
-                    self.remove(ticket);
+                    self.settle(ticket, Outcome::Processed, None);
                 }
                 Step::Asking
                 | Step::Waiting

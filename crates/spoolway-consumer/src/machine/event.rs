@@ -15,7 +15,7 @@ pub type Ticket = u64;
 /// Writes that are committed together.
 pub type BatchId = u64;
 
-/// Something that happened outside the machine.
+/// Something that happened outside the machine. Small, because there are two for each message: what is large is boxed.
 #[derive(Debug)]
 pub enum Event {
     /// The connection said hello.
@@ -23,7 +23,7 @@ pub enum Event {
         /// Which connection.
         conn: ConnId,
         /// What it said.
-        hello: ProducerHello,
+        hello: Box<ProducerHello>,
     },
     /// The connection moves its number.
     At {
@@ -37,7 +37,7 @@ pub enum Event {
         /// Which connection.
         conn: ConnId,
         /// The message, stamped; or why it is none.
-        message: Result<Arc<Message>, Invalid>,
+        message: Result<Arc<Message>, Box<Invalid>>,
         /// On a connection that said no hello: whether an answer is asked for.
         answer: bool,
     },
@@ -64,7 +64,7 @@ pub enum Event {
         /// Whether the file held unprocessed keyed rows; `None` if it could not be read.
         keyed: Option<bool>,
         /// What the file remembers of the producer.
-        producer: Option<ProducerRecord>,
+        producer: Option<Box<ProducerRecord>>,
     },
     /// The answer to [`Action::Lookup`].
     LookedUp {
@@ -76,7 +76,7 @@ pub enum Event {
         rows: Option<KeyRows>,
     },
     /// The answer to [`Action::Poll`]; `None` if the file could not be read.
-    Polled(Option<Page>),
+    Polled(Option<Box<Page>>),
     /// The answer to [`Action::PollKey`]; `None` if the file could not be read.
     PolledKey {
         /// Which key.
@@ -84,14 +84,14 @@ pub enum Event {
         /// Which read.
         read: u64,
         /// Its first unprocessed rows.
-        page: Option<Page>,
+        page: Option<Box<Page>>,
     },
     /// The answer to [`Action::PollSuspects`].
     PolledSuspects {
         /// Which read.
         read: u64,
         /// The next suspects; `None` if the file could not be read.
-        page: Option<Page>,
+        page: Option<Box<Page>>,
     },
     /// The file may have something new.
     Woken,

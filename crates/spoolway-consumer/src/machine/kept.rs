@@ -1,15 +1,14 @@
 //! What is remembered of each producer: outcomes until it has seen them, and its newest epoch.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use hashbrown::HashMap;
 use spoolway_proto::{Epoch, MessageId, Outcome, ProducerId, Ranges};
 use spoolway_queue::{ProducerRecord, Write};
 
 use super::audit::Counts;
 use super::commit::{Doing, settle_copy};
+use super::numbers::Numbers;
 use super::{Action, Asking, ConnId, Dedup, Machine, Ticket, Verdict};
 
 /// A producer as the machine sees it.
@@ -28,8 +27,7 @@ pub(super) struct Producer {
     pub(super) met: bool,
     /// Numbers below were sent to another consumer, and may have killed it, or be stored by it.
     pub(super) suspect_below: u64,
-    pub(super) pending: BTreeMap<u64, Ticket>,
-    pub(super) kept: BTreeMap<u64, Kept>,
+    pub(super) numbers: Numbers<Number>,
     pub(super) gone_at: Option<Instant>,
     /// Its record is saved; it leaves memory when the reads before this one are used.
     pub(super) leaves: Option<u64>,
@@ -44,8 +42,50 @@ impl Producer {
         epoch < self.epoch || epoch <= self.greeted
     }
 
+    /// The message in memory that has this number.
+    pub(super) fn pending(&self, n: u64) -> Option<Ticket> {
+        match self.numbers.get(&n)? {
+            Number::Pending(ticket) => Some(*ticket),
+            Number::Kept(_) => None,
+        }
+    }
+
+    /// What became of the message that had this number.
+    pub(super) fn kept(&self, n: u64) -> Option<&Kept> {
+        self.numbers.get(&n)?.kept()
+    }
+
+    /// All that became of its messages, by number.
+    pub(super) fn all_kept(&self) -> impl Iterator<Item = (u64, &Kept)> {
+        let numbers = self.numbers.iter();
+        numbers.filter_map(|(n, number)| Some((*n, number.kept()?)))
+    }
+
+    /// Whether a message of it is in memory.
+    fn is_busy(&self) -> bool {
+        self.numbers.values().any(|number| number.kept().is_none())
+    }
+
     fn is_idle(&self) -> bool {
-        self.conn.is_none() && self.pending.is_empty() && self.gone_at.is_none()
+        self.conn.is_none() && !self.is_busy() && self.gone_at.is_none()
+    }
+}
+
+/// What a number of a producer stands for.
+#[derive(Debug)]
+pub(super) enum Number {
+    /// A message in memory.
+    Pending(Ticket),
+    /// What became of one.
+    Kept(Kept),
+}
+
+impl Number {
+    fn kept(&self) -> Option<&Kept> {
+        match self {
+            Self::Pending(_) => None,
+            Self::Kept(kept) => Some(kept),
+        }
     }
 }
 
@@ -60,66 +100,19 @@ pub(super) struct Kept {
     pub(super) counted: bool,
 }
 
-/// Outcomes by id: of kept ones, and of the last messages that came without hello.
-#[derive(Debug)]
-pub(super) struct Recent {
-    ids: HashMap<MessageId, (u32, Outcome, Option<Arc<str>>)>,
-    /// Those that came without hello, oldest first.
-    plain: VecDeque<MessageId>,
-    plain_max: usize,
-}
-
-impl Recent {
-    pub(super) fn new(plain_max: usize) -> Self {
-        Self {
-            ids: HashMap::new(),
-            plain: VecDeque::new(),
-            plain_max,
-        }
-    }
-
-    pub(super) fn get(&self, id: &MessageId) -> Option<(u32, Verdict)> {
-        self.ids
-            .get(id)
-            .map(|(crc, outcome, reason)| (*crc, (*outcome, reason.clone())))
-    }
-
-    fn keep(&mut self, kept: &Kept) {
-        let value = (kept.crc, kept.outcome, kept.reason.clone());
-        self.ids.insert(kept.id.clone(), value);
-    }
-
-    fn drop_kept(&mut self, kept: &Kept) {
-        self.ids.remove(&kept.id);
-    }
-
-    /// Best effort, bounded: the sender never says what it has seen.
-    pub(super) fn keep_plain(&mut self, kept: &Kept) {
-        self.keep(kept);
-        self.plain.push_back(kept.id.clone());
-        if self.plain.len() > self.plain_max
-            && let Some(oldest) = self.plain.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
+impl Kept {
+    pub(super) fn verdict(&self) -> Verdict {
+        (self.outcome, self.reason.clone())
     }
 }
 
 impl Machine {
-    pub(super) fn keep(&mut self, producer: ProducerId, n: u64, kept: Kept) {
-        let known = self.producers.entry(producer).or_default();
-        known.pending.remove(&n);
-        self.recent.keep(&kept);
-        known.kept.insert(n, kept);
-    }
-
     pub(super) fn drop_kept(&mut self, producer: ProducerId, n: u64) {
-        if let Some(kept) = self
-            .producers
-            .get_mut(&producer)
-            .and_then(|p| p.kept.remove(&n))
+        if let Some(known) = self.producers.get_mut(&producer)
+            && known.kept(n).is_some()
+            && let Some(Number::Kept(kept)) = known.numbers.remove(&n)
         {
-            self.recent.drop_kept(&kept);
+            self.ids.drop_kept(&kept.id);
         }
     }
 
@@ -133,31 +126,26 @@ impl Machine {
         };
         producer.counts.err = producer.counts.err.max(err);
         for (first, last) in ranges.iter() {
-            while let Some((n, _)) = producer.kept.range(first..=last).next() {
-                let n = *n;
-                if let Some(kept) = producer.kept.remove(&n) {
-                    producer.counts.by_socket += 1;
-                    self.recent.drop_kept(&kept);
+            let mut next = Some(first);
+            while let Some(n) = next.and_then(|next| producer.numbers.first_in(next, last)) {
+                next = n.checked_add(1);
+                // Answered `received` and still in memory: its outcome will interest nobody. What was not answered
+                // cannot have been seen.
+                if let Some(ticket) = producer.pending(n) {
+                    let Some(entry) = self.entries.get_mut(&ticket) else {
+                        continue;
+                    };
+                    let before = entry.pairs.len();
+                    entry
+                        .pairs
+                        .retain(|pair| (pair.producer, pair.n) != (id, n) || !pair.answered);
+                    if entry.pairs.len() == before {
+                        continue;
+                    }
                 }
-            }
-            // Answered `received` and still in memory: its outcome will interest nobody. What was not answered
-            // cannot have been seen.
-            let pending: Vec<(u64, Ticket)> = producer
-                .pending
-                .range(first..=last)
-                .map(|(n, ticket)| (*n, *ticket))
-                .collect();
-            for (n, ticket) in pending {
-                let Some(entry) = self.entries.get_mut(&ticket) else {
-                    continue;
-                };
-                let before = entry.pairs.len();
-                entry
-                    .pairs
-                    .retain(|pair| (pair.producer, pair.n) != (id, n) || !pair.answered);
-                if entry.pairs.len() < before {
-                    producer.counts.by_socket += 1;
-                    producer.pending.remove(&n);
+                producer.counts.by_socket += 1;
+                if let Some(Number::Kept(kept)) = producer.numbers.remove(&n) {
+                    self.ids.drop_kept(&kept.id);
                 }
             }
         }
@@ -172,13 +160,13 @@ impl Machine {
     ///
     /// The producer committed before its hello, so the rows are there; kept outcomes go only after that commit.
     pub(super) fn settle_below(&mut self, producer: ProducerId, first: u64) {
-        let Some(known) = self.producers.get_mut(&producer) else {
+        let Some(known) = self.producers.get(&producer) else {
             return;
         };
         let below: Vec<(u64, Kept)> = known
-            .kept
-            .range(..first)
-            .map(|(n, kept)| (*n, kept.clone()))
+            .all_kept()
+            .take_while(|(n, _)| *n < first)
+            .map(|(n, kept)| (n, kept.clone()))
             .collect();
         let mut writes = Vec::new();
         for (n, kept) in below {
@@ -204,7 +192,7 @@ impl Machine {
         if n >= known.first {
             return;
         }
-        let Some(kept) = known.kept.get(&n) else {
+        let Some(kept) = known.kept(n) else {
             return;
         };
         if !settles {
@@ -229,9 +217,7 @@ impl Machine {
             self.gone.push_back((self.now.mono, record.producer));
         }
         for kept in record.kept {
-            if producer.kept.contains_key(&kept.sequence)
-                || producer.pending.contains_key(&kept.sequence)
-            {
+            if producer.numbers.contains_key(&kept.sequence) {
                 continue;
             }
             let value = Kept {
@@ -241,8 +227,8 @@ impl Machine {
                 reason: kept.reason.map(Into::into),
                 counted: remembered && kept.counted,
             };
-            self.recent.keep(&value);
-            producer.kept.insert(kept.sequence, value);
+            self.ids.keep(&value.id, value.crc, value.verdict());
+            producer.numbers.insert(kept.sequence, Number::Kept(value));
         }
     }
 
@@ -276,7 +262,7 @@ impl Machine {
             if producer.gone_at != Some(at) {
                 continue;
             }
-            if !producer.pending.is_empty() {
+            if producer.is_busy() {
                 producer.gone_at = Some(self.now.mono);
                 self.gone.push_back((self.now.mono, id));
                 continue;
@@ -331,8 +317,8 @@ impl Machine {
             if self.producers.get(&id).is_some_and(leaves)
                 && let Some(producer) = self.producers.remove(&id)
             {
-                for kept in producer.kept.values() {
-                    self.recent.drop_kept(kept);
+                for (_, kept) in producer.all_kept() {
+                    self.ids.drop_kept(&kept.id);
                 }
             }
         }
@@ -357,9 +343,8 @@ impl Machine {
 }
 
 fn late(producer: ProducerId, n: u64, kept: &Kept) -> (Write, Doing) {
-    let verdict = (kept.outcome, kept.reason.clone());
     (
-        settle_copy(&kept.id, kept.crc, verdict),
+        settle_copy(&kept.id, kept.crc, kept.verdict()),
         Doing::Late { producer, n },
     )
 }

@@ -15,7 +15,7 @@ use spoolway_proto::Key;
 use spoolway_queue::{Due, KeyRows, RowState, Write};
 
 use super::commit::Doing;
-use super::{Action, Entry, LANE_ROWS_MAX, Machine, Step, Ticket};
+use super::{Action, LANE_ROWS_MAX, Machine, Step, Ticket};
 
 /// The messages of a key in memory. Nearly always it is one, which costs no allocation of its own.
 #[derive(Debug)]
@@ -90,10 +90,11 @@ impl Lane {
 impl Machine {
     /// A message from the socket goes to the end of its lane, and asks first if the file may hold rows before it.
     pub(super) fn enter_lane(&mut self, ticket: Ticket) {
-        let Some(key) = self.key_of(ticket) else {
+        let entry = self.entries.get(&ticket);
+        let Some(key) = entry.and_then(|entry| entry.lane_key()) else {
             return;
         };
-        let asks = match self.lanes.entry_ref(&key) {
+        let asks = match self.lanes.entry_ref(key) {
             EntryRef::Vacant(place) => {
                 place.insert(Lane::of(ticket));
                 if !self.backlog.maybe {
@@ -109,11 +110,12 @@ impl Machine {
                 last.is_some_and(|last| matches!(last.step, Step::Asking | Step::Leaving))
             }
         };
-        if asks || self.backlog.maybe {
-            self.set_step(ticket, Step::Asking);
+        if !asks && !self.backlog.maybe {
+            return self.set_step(ticket, Step::Waiting);
+        }
+        self.set_step(ticket, Step::Asking);
+        if let Some(key) = self.key_of(ticket) {
             self.look_up(&key);
-        } else {
-            self.set_step(ticket, Step::Waiting);
         }
     }
 
@@ -141,12 +143,14 @@ impl Machine {
     }
 
     pub(super) fn key_of(&self, ticket: Ticket) -> Option<Key> {
-        self.entries.get(&ticket).and_then(Entry::lane_key).cloned()
+        let entry = self.entries.get(&ticket)?;
+        entry.lane_key().cloned()
     }
 
     /// Whether everything before this message in its lane is done.
     pub(super) fn is_head(&self, ticket: Ticket) -> bool {
-        match self.entries.get(&ticket).and_then(Entry::lane_key) {
+        let entry = self.entries.get(&ticket);
+        match entry.and_then(|entry| entry.lane_key()) {
             Some(key) => self.lanes.get(key).is_some_and(|lane| lane.head == ticket),
             None => true,
         }
@@ -163,8 +167,7 @@ impl Machine {
     }
 
     /// Takes a message out of its lane; the next one has its turn.
-    pub(super) fn leave_lane(&mut self, entry: &Entry, ticket: Ticket) {
-        let Some(key) = entry.lane_key() else { return };
+    pub(super) fn leave_lane(&mut self, key: &Key, ticket: Ticket) {
         let EntryRef::Occupied(mut lane) = self.lanes.entry_ref(key) else {
             return;
         };
@@ -410,9 +413,7 @@ impl Machine {
         let Some(entry) = self.entries.remove(&ticket) else {
             return;
         };
-        if self.by_id.get(&entry.message.id) == Some(&ticket) {
-            self.by_id.remove(&entry.message.id);
-        }
+        self.ids.leave(&entry.message.id, ticket);
         if let Some(row) = entry.row {
             self.by_row.remove(&row);
             self.reads.left(row, false);

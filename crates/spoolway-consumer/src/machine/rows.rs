@@ -97,7 +97,8 @@ impl Machine {
 
     /// Reads on in a key of which rows were passed over.
     pub(super) fn refill(&mut self, key: &Key) {
-        if self.poll.passed.remove(key) && !self.draining {
+        // Mostly there are none, and then the key need not be hashed.
+        if !self.poll.passed.is_empty() && self.poll.passed.remove(key) && !self.draining {
             let limit = LANE_ROWS_MAX / 2;
             let read = self.reads.begin();
             self.actions.push_back(Action::PollKey {
@@ -214,7 +215,7 @@ impl Machine {
             self.fence(origin.producer);
         }
         if row.delivery == 0 {
-            if let Some(ticket) = self.by_id.get(&row.message.id).copied() {
+            if let Some(ticket) = self.ids.ticket(&row.message.id) {
                 return self.meet(read, ticket, &row, writes);
             }
             if let Some(verdict) = self.outcome_of(&row) {
@@ -319,13 +320,12 @@ impl Machine {
             let kept = self
                 .producers
                 .get(&origin.producer)?
-                .kept
-                .get(&origin.sequence)?;
-            (kept.id == row.message.id).then(|| (kept.outcome, kept.reason.clone()))
+                .kept(origin.sequence)?;
+            (kept.id == row.message.id).then(|| kept.verdict())
         });
         let by_id = || {
-            let (crc, verdict) = self.recent.get(&row.message.id)?;
-            (crc == row.crc).then_some(verdict)
+            let (crc, verdict) = self.ids.get(&row.message.id)?.kept.as_ref()?;
+            (*crc == row.crc).then(|| verdict.clone())
         };
         let by_file = || {
             row.kept

@@ -151,16 +151,13 @@ impl Machine {
             None => Vec::new(),
         };
         let Some((_, last)) = writes.last_mut() else {
-            self.answer(ticket, Outcome::Processed, None);
-            self.remove(ticket);
-            return;
+            return self.settle(ticket, Outcome::Processed, None);
         };
         *last = Doing::Settle(ticket, Outcome::Processed);
         self.set_step(ticket, Step::Settling);
         // The next of its key need not wait for the commit: a crash may repeat this one, no more.
-        if let Some(entry) = self.entries.remove(&ticket) {
-            self.leave_lane(&entry, ticket);
-            self.entries.insert(ticket, entry);
+        if let Some(key) = self.key_of(ticket) {
+            self.leave_lane(&key, ticket);
         }
         self.commit(writes);
     }
