@@ -10,6 +10,9 @@ use spoolway::{AckLevel, Outcome, Path};
 use super::TEMPLATE;
 use crate::commands::bench::side::Part;
 
+/// Bytes of a window that nobody chose.
+const WINDOW_BYTES: usize = 32 << 20;
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -81,7 +84,7 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 1, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) producers: u32,
-    /// Messages on their way at most, for each producer [default: 1 for `rtt`, else 1024]
+    /// Messages on their way at most, for each producer [default: 1 for `rtt`, else 1024, of large ones 32 MiB]
     #[arg(long, value_name = "N")]
     window: Option<usize>,
     /// Where the files of the run are made [default: the directory for temporary files]
@@ -112,7 +115,9 @@ impl Bench {
     }
 
     pub(crate) fn window_of(&self, work: Work) -> usize {
-        let usual = if work == Work::Rtt { 1 } else { 1_024 };
+        // A producer holds 64 MiB at most.
+        let usual = (WINDOW_BYTES / self.bytes.max(1)).min(1_024);
+        let usual = if work == Work::Rtt { 1 } else { usual };
         self.window.unwrap_or(usual).max(1)
     }
 }

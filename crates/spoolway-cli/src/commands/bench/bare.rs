@@ -162,28 +162,31 @@ impl Client {
     /// Sends all messages with at most a window of them unanswered. Returns how long each took.
     pub(super) async fn send(&mut self) -> Result<Histogram<u64>, Failure> {
         let lost = |error| Failure::io("the bare server is gone", &error);
+        let (mut reader, mut writer) = self.stream.split();
         let mut times = histogram();
         let (mut sent, mut answered) = (0, 0);
         let mut writes: VecDeque<(u64, Instant)> = VecDeque::new();
         let mut answers = BytesMut::with_capacity(READ_BYTES);
+        // What is being written: always the end of the chunk's first frames.
+        let mut unwritten: &[u8] = &[];
         while answered < self.messages {
             // Half a window at least at a time, as whoever coalesces does.
-            while sent < self.messages && sent - answered <= self.window / 2 {
-                let room =
-                    (self.window - (sent - answered)).min(self.messages - sent) / self.of_frame;
-                let frames = room.clamp(1, (self.chunk.len() / self.frame) as u64);
-                let at = Instant::now();
-                let bytes = &self.chunk[..frames as usize * self.frame];
-                self.stream.write_all(bytes).await.map_err(lost)?;
+            if unwritten.is_empty() && sent < self.messages && sent - answered <= self.window / 2 {
+                let room = self.window - (sent - answered);
+                let frames = room.min(self.messages - sent) / self.of_frame;
+                let frames = frames.clamp(1, (self.chunk.len() / self.frame) as u64);
+                unwritten = &self.chunk[..frames as usize * self.frame];
                 sent += frames * self.of_frame;
-                writes.push_back((sent, at));
+                writes.push_back((sent, Instant::now()));
             }
-            if self.stream.read_buf(&mut answers).await.map_err(lost)? == 0 {
-                return Err(Failure::new(
-                    exit::FAILED,
-                    "bare_end",
-                    "the bare server hung up",
-                ));
+            tokio::select! {
+                biased;
+                written = writer.write(unwritten), if !unwritten.is_empty() => {
+                    unwritten = &unwritten[written.map_err(lost)?..];
+                }
+                read = reader.read_buf(&mut answers) => if read.map_err(lost)? == 0 {
+                    return Err(Failure::new(exit::FAILED, "bare_end", "the bare server hung up"));
+                },
             }
             while answers.len() >= ANSWER {
                 let now = u64::from_be_bytes(*answers.first_chunk().expect("a whole answer"));
