@@ -1,17 +1,15 @@
 //! One write in a transaction that is open: its statements, and what they do to the claims.
 
-use std::io;
 use std::path::Path;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use spoolway_proto::{InstanceId, Key, Message, MessageId, Outcome, Payload, Timestamp};
-use uuid::Uuid;
 
 use crate::claims::{ClaimBook, Cut};
 use crate::clock::{self, Now};
-use crate::limits::{self, Room};
-use crate::producer::{RowCounts, Tally};
-use crate::write::{Due, Existing, HeldKey, NewRow, Origin, RowState, Write, Written};
+use crate::limits::Room;
+use crate::producer::Tally;
+use crate::write::{Due, HeldKey, Write, Written};
 use crate::{QueueError, schema, sql};
 
 /// Who claims rows, and whether it knows the rows of this file.
@@ -45,12 +43,13 @@ pub(crate) struct Tx<'a> {
 /// hash its text.
 #[derive(Default)]
 pub(crate) struct Hot<'a> {
-    insert: Option<CachedStatement<'a>>,
+    pub(crate) insert: Option<CachedStatement<'a>>,
+    pub(crate) insert_plain: Option<CachedStatement<'a>>,
     producer_of: Option<CachedStatement<'a>>,
     processed: Option<CachedStatement<'a>>,
 }
 
-fn hot<'s, 'a>(
+pub(crate) fn hot<'s, 'a>(
     kept: &'s mut Option<CachedStatement<'a>>,
     conn: &'a Connection,
     statement: &str,
@@ -143,178 +142,7 @@ impl Tx<'_> {
         self.conn.prepare_cached(statement)
     }
 
-    fn insert(&mut self, row: &NewRow) -> Applied {
-        let message = &*row.message;
-        if message.id.is_empty() {
-            let error = QueueError::misuse(self.path, "a message to store has no id");
-            return Err(Fault::Refused(error));
-        }
-        self.make_room(message)?;
-        let crc = message.crc();
-        let inserted = {
-            let attributes = message.encode_attributes();
-            let (due_at, due_boot) = self.due(row.state.due(), message.deliver_at);
-            let mut producer = Uuid::encode_buffer();
-            let producer = row.origin.map(|origin| {
-                let uuid = Uuid::from_u128(origin.producer.as_u128());
-                &*uuid.hyphenated().encode_lower(&mut producer)
-            });
-            let (attempts, error) = row.state.attempts();
-            let dead_reason = row.state.dead_reason();
-            hot(&mut self.hot.insert, self.conn, sql::INSERT)?.execute(params![
-                message.id.as_str(),
-                &*message.r#type,
-                message.payload.as_str(),
-                message
-                    .timestamp
-                    .map_or(self.now.wall_ms, |timestamp| timestamp.0),
-                attributes,
-                message.key.as_ref().map(|key| key.as_str()),
-                message.priority,
-                due_at,
-                due_boot,
-                message.expires_at().map(|moment| moment.0),
-                attempts,
-                row.state.is_suspect(),
-                producer,
-                row.origin.map(|origin| origin.epoch.0.cast_signed()),
-                row.origin.map(|origin| origin.sequence.cast_signed()),
-                crc,
-                error,
-                (attempts > 0).then_some(self.now.wall_ms),
-                if dead_reason.is_some() { 2 } else { 0 },
-                dead_reason.map(|_| self.now.wall_s()),
-                dead_reason,
-            ])?
-        };
-        if inserted == 0 {
-            return self.insert_existing(row, crc);
-        }
-        self.room.took();
-        let seq = self.conn.last_insert_rowid();
-        if row.state.is_claimed() {
-            self.claim(&[seq])?;
-        }
-        if let Some(origin) = row.origin {
-            let dead = row.state.dead_reason().is_some();
-            let counts = self.made(&origin);
-            counts.dead += u64::from(dead);
-        }
-        self.news.runnable |= row.state.dead_reason().is_none();
-        Ok(Written::Inserted { seq })
-    }
-
-    /// Where the file may not grow for ever.
-    fn make_room(&mut self, message: &Message) -> Applied<()> {
-        if !self.room.is_limited() || self.prepare(sql::EXISTING)?.exists([message.id.as_str()])? {
-            return Ok(());
-        }
-        if self.room.is_full() {
-            let full = io::Error::from(io::ErrorKind::StorageFull);
-            return Err(Fault::Refused(QueueError::io(self.path, full)));
-        }
-        match self.room.make(self.conn, message.size())? {
-            Ok(()) => Ok(()),
-            Err(limit) => Err(Fault::Refused(limits::over(self.path, limit))),
-        }
-    }
-
-    /// Counts a row that this producer has from now on.
-    fn made(&mut self, origin: &Origin) -> &mut RowCounts {
-        let counts = self.tally.of(origin.producer.to_string());
-        if self.stores {
-            counts.stored += 1;
-        } else {
-            counts.by_queue += 1;
-        }
-        counts
-    }
-
-    /// The id has a row: says which, and brings it up to date with what the copy has been through.
-    fn insert_existing(&mut self, row: &NewRow, crc: u32) -> Applied {
-        let (seq, processed, stored) = self.existing(&row.message.id)?;
-        if stored != crc {
-            return Ok(Written::Conflict);
-        }
-        let state = match processed {
-            0 => Existing::Pending,
-            1 => Existing::Processed,
-            _ => Existing::Dead,
-        };
-        if let Some(origin) = &row.origin
-            && self.fill_origin(seq, origin)?
-        {
-            let counts = self.made(origin);
-            counts.processed += u64::from(state == Existing::Processed);
-            counts.dead += u64::from(state == Existing::Dead);
-        }
-        if state == Existing::Pending {
-            self.update_existing(seq, row)?;
-        }
-        Ok(Written::Exists { seq, state })
-    }
-
-    /// Number, state and CRC of the row that lives under this id.
-    pub(crate) fn existing(&self, id: &MessageId) -> rusqlite::Result<(i64, i64, u32)> {
-        self.prepare(sql::EXISTING)?
-            .query_row([id.as_str()], |found| {
-                let stored: Option<u32> = found.get(2)?;
-                let stored = match stored {
-                    Some(stored) => stored,
-                    None => content_crc(id, found.get(3)?, found.get(4)?),
-                };
-                Ok((found.get(0)?, found.get(1)?, stored))
-            })
-    }
-
-    /// Whether the row was without one.
-    fn fill_origin(&self, seq: i64, origin: &Origin) -> Applied<bool> {
-        let filled = self.prepare(sql::FILL_ORIGIN)?.execute(params![
-            seq,
-            origin.producer.to_string(),
-            origin.epoch.0.cast_signed(),
-            origin.sequence.cast_signed(),
-        ])?;
-        Ok(filled > 0)
-    }
-
-    fn update_existing(&mut self, seq: i64, row: &NewRow) -> Applied<()> {
-        match &row.state {
-            RowState::Dead {
-                attempts,
-                reason,
-                error,
-            } => {
-                self.dead(seq, *attempts, reason, error.as_deref())?;
-            }
-            RowState::Pending {
-                attempts,
-                due,
-                error,
-                suspect,
-                claimed,
-            } => {
-                if *attempts > 0 || *suspect {
-                    let (due_at, due_boot) = self.due(*due, row.message.deliver_at);
-                    self.prepare(sql::UPDATE_EXISTING)?.execute(params![
-                        seq,
-                        attempts,
-                        due_at,
-                        due_boot,
-                        error,
-                        suspect,
-                        (*attempts > 0).then_some(self.now.wall_ms),
-                    ])?;
-                }
-                if *claimed {
-                    self.claim(&[seq])?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn claim(&mut self, seqs: &[i64]) -> Applied {
+    pub(crate) fn claim(&mut self, seqs: &[i64]) -> Applied {
         for (first, last) in self.book.take(seqs) {
             let id = self.insert_claim(first, last)?;
             self.book.add(id, first, last);
@@ -411,7 +239,13 @@ impl Tx<'_> {
         Ok(settled_row(seq, changed > 0))
     }
 
-    fn dead(&mut self, seq: i64, attempts: u32, reason: &str, error: Option<&str>) -> Applied {
+    pub(crate) fn dead(
+        &mut self,
+        seq: i64,
+        attempts: u32,
+        reason: &str,
+        error: Option<&str>,
+    ) -> Applied {
         let settled = self.producer_of(seq)?;
         if settled.is_some() {
             let values = params![seq, self.now.wall_s(), attempts, reason, error];
@@ -494,7 +328,11 @@ impl Tx<'_> {
     }
 
     /// The columns `due_at` and `due_boot`.
-    fn due(&self, due: Due, deliver_at: Option<Timestamp>) -> (Option<i64>, Option<&'static str>) {
+    pub(crate) fn due(
+        &self,
+        due: Due,
+        deliver_at: Option<Timestamp>,
+    ) -> (Option<i64>, Option<&'static str>) {
         match due {
             Due::Now => (deliver_at.map(|moment| moment.0), None),
             Due::At(moment) => (Some(moment.0), None),
@@ -519,7 +357,7 @@ fn settled_row(seq: i64, changed: bool) -> Written {
 }
 
 /// The CRC of a row that carries none.
-fn content_crc(id: &MessageId, r#type: String, payload: String) -> u32 {
+pub(crate) fn content_crc(id: &MessageId, r#type: String, payload: String) -> u32 {
     Message::with_payload(r#type, Payload::from_trusted_json(payload))
         .id(id)
         .crc()

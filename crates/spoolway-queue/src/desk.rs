@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A caller that writes itself costs no thread a wake-up; what waits beside its own it takes along. One sits at the desk
-//! at a time, so there is one writer, whichever thread it is on.
+//! at a time, so there is one writer, whichever thread it is on. Who sits there wakes the callers before it leaves: if
+//! it left first, the first of them would sit down with its own next message alone, and the others wait for that sync.
 //!
 //! Invariant: of what waits in the tray knows the thread, which was rung for, or who sits at the desk, or a caller
 //! that is about to try it.

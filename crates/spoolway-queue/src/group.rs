@@ -47,7 +47,7 @@ fn run(tx: &mut Tx<'_>, job: &mut Job, savepoint: bool) -> Result<Vec<Written>, 
         execute(tx.conn, sql::SAVEPOINT)?;
     }
     let written: Vec<Written> = match job {
-        Job::Run(run) => run(tx).map(|()| Vec::new()),
+        Job::Run(run) | Job::RunUnsynced(run) => run(tx).map(|()| Vec::new()),
         Job::Writes(writes, generation) => {
             if let Some(known) = *generation {
                 tx.of_generation(known)?;
@@ -69,7 +69,7 @@ pub(crate) fn execute(conn: &Connection, statement: &str) -> rusqlite::Result<()
 /// changes claims by their primary key.
 fn needs_savepoint(job: &Job) -> bool {
     match job {
-        Job::Run(_) => true,
+        Job::Run(_) | Job::RunUnsynced(_) => true,
         Job::Writes(writes, _) => match writes.as_slice() {
             [] => false,
             [Write::Insert(row)] => row.state.is_claimed(),

@@ -62,6 +62,7 @@ mod table;
 mod apply;
 mod claims;
 mod group;
+mod insert;
 mod limits;
 mod line;
 mod parcel;

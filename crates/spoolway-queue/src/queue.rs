@@ -16,7 +16,7 @@ use crate::desk::{self, Desk};
 use crate::lock::side_file;
 use crate::producer::ProducerRecord;
 use crate::shared::Shared;
-use crate::tray::{Answer, Job, Request};
+use crate::tray::{Answer, Job, Request, Run};
 use crate::write::{Write, Written};
 use crate::writer::Writer;
 use crate::{ConsumerLock, QueueError, file, limits, schema, sql};
@@ -295,11 +295,27 @@ impl SqliteQueue {
     /// Runs upkeep inside a group of the writer. `job` may run more than once.
     pub(crate) fn run<T: Send + 'static>(
         &self,
+        job: impl FnMut(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        self.run_as(Job::Run, job)
+    }
+
+    /// The same, for what a power loss may undo: nobody waits for a sync of its own.
+    pub(crate) fn run_unsynced<T: Send + 'static>(
+        &self,
+        job: impl FnMut(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        self.run_as(Job::RunUnsynced, job)
+    }
+
+    fn run_as<T: Send + 'static>(
+        &self,
+        kind: fn(Run) -> Job,
         mut job: impl FnMut(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, QueueError> {
         let slot = Arc::new(Mutex::new(None));
         let result = Arc::clone(&slot);
-        self.wait(Job::Run(Box::new(move |tx| {
+        self.wait(kind(Box::new(move |tx| {
             let value = job(tx)?;
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
             Ok(())

@@ -7,13 +7,25 @@ pub(crate) mod upkeep;
 pub(crate) mod user;
 
 /// Where the id is new. 0 rows changed: its row lives, see [`EXISTING`].
-pub(crate) const INSERT: &str = "INSERT INTO message_queue \
-    (message_id, type, payload, timestamp, attributes, key, priority, due_at, due_boot, expires_at, \
-     attempts, suspect, producer, epoch, sequence, crc, last_error, last_attempt_at, first_attempt_at, \
-     processed, processed_at, dead_reason) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?18, \
-     ?19, ?20, ?21) \
-    ON CONFLICT (message_id) DO NOTHING";
+macro_rules! insert {
+    ($columns:literal, $values:literal) => {
+        concat!(
+            "INSERT INTO message_queue (message_id, type, payload, timestamp, crc, producer, epoch, sequence",
+            $columns,
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8",
+            $values,
+            ") ON CONFLICT (message_id) DO NOTHING"
+        )
+    };
+}
+
+pub(crate) const INSERT: &str = insert!(
+    ", attributes, key, priority, due_at, due_boot, expires_at, attempts, suspect, last_error, last_attempt_at, \
+     first_attempt_at, processed, processed_at, dead_reason",
+    ", ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?18, ?19, ?20, ?21"
+);
+/// Of a message that has nothing else and was not tried: the other columns are at their defaults.
+pub(crate) const INSERT_PLAIN: &str = insert!("", "");
 pub(crate) const EXISTING: &str =
     "SELECT seq, processed, crc, type, payload FROM message_queue WHERE message_id = ?1";
 /// Storing for retry updates the row that is there.
@@ -152,6 +164,7 @@ pub(crate) const FREE_PAGES: &str = "SELECT freelist_count, page_count \
 /// All of the above: what a connection keeps prepared beside the words of a transaction.
 pub(crate) const ALL: &[&str] = &[
     INSERT,
+    INSERT_PLAIN,
     EXISTING,
     UPDATE_EXISTING,
     FILL_ORIGIN,
@@ -224,7 +237,7 @@ const WORDS: &[&str] = &[BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE, ROLLBACK_T
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use rusqlite::Connection;
+    use rusqlite::{Connection, params_from_iter};
 
     use super::*;
 
@@ -257,6 +270,41 @@ pub(crate) mod tests {
                 .unwrap_or_else(|error| panic!("{statement}: {error}"));
         }
         const { assert!(CACHE_CAPACITY >= ALL.len()) };
+    }
+
+    #[test]
+    fn a_plain_row_is_the_one_that_has_every_column_at_its_default() {
+        let conn = fresh();
+        let own = ["t", "1", "7", "9", "p", "2", "3"];
+        let plain: Vec<_> = ["plain"].into_iter().chain(own).map(Some).collect();
+        let defaults = [
+            None,
+            None,
+            Some("50"),
+            None,
+            None,
+            None,
+            Some("0"),
+            Some("0"),
+            None,
+            None,
+            Some("0"),
+            None,
+            None,
+        ];
+        let whole = ["whole"].into_iter().chain(own).map(Some).chain(defaults);
+        conn.execute(INSERT_PLAIN, params_from_iter(plain)).unwrap();
+        conn.execute(INSERT, params_from_iter(whole)).unwrap();
+        let columns = conn.prepare("SELECT * FROM message_queue LIMIT 0").unwrap();
+        let columns = columns.column_names().into_iter().map(str::to_owned);
+        for column in
+            columns.filter(|name| !["seq", "message_id", "created_at"].contains(&name.as_str()))
+        {
+            let values =
+                format!("SELECT count(DISTINCT coalesce({column}, 'none')) FROM message_queue");
+            let values: i64 = conn.query_row(&values, (), |row| row.get(0)).unwrap();
+            assert_eq!(values, 1, "{column}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) type Answer = Result<Vec<Written>, QueueError>;
 
 type Done = Box<dyn FnOnce(Answer) + Send>;
 
-type Run = Box<dyn FnMut(&mut Tx<'_>) -> Result<(), Fault> + Send>;
+pub(crate) type Run = Box<dyn FnMut(&mut Tx<'_>) -> Result<(), Fault> + Send>;
 
 /// What a request asks for.
 pub(crate) enum Job {
@@ -34,18 +34,27 @@ pub(crate) enum Job {
     Writes(Vec<Write>, Option<u64>),
     /// The queue's own upkeep. May run more than once; what counts is the last time.
     Run(Run),
+    /// The same, where a power loss may undo it.
+    RunUnsynced(Run),
 }
 
 impl Job {
-    /// Whether all it does is to take rows or to give them back untried.
-    pub(crate) fn only_claims(&self) -> bool {
+    /// Whether a power loss may undo it.
+    ///
+    /// So it is with claims: what they say is which process held a row when it was killed, and after a power loss the
+    /// row is there to be run again. And with what a cleanup deletes: the next one deletes it again.
+    pub(crate) fn may_be_undone(&self) -> bool {
         let claims = |write: &Write| matches!(write, Write::Claim(_) | Write::Release(_));
-        matches!(self, Self::Writes(writes, _) if writes.iter().all(claims))
+        match self {
+            Self::Writes(writes, _) => writes.iter().all(claims),
+            Self::Run(_) => false,
+            Self::RunUnsynced(_) => true,
+        }
     }
 
     fn weight(&self) -> (usize, usize) {
         match self {
-            Self::Run(_) => (1, 0),
+            Self::Run(_) | Self::RunUnsynced(_) => (1, 0),
             Self::Writes(writes, _) => writes
                 .iter()
                 .map(Write::weight)

@@ -9,7 +9,7 @@ use crate::{QueueError, SqliteQueue, sql};
 /// How long one slice of a cleanup may hold the write lock.
 const SLICE_MAX: Duration = Duration::from_micros(500);
 
-/// The pause after each slice: others get at least four fifths of the time.
+/// The least pause after each slice; after one that held others up for longer it is as long as that.
 pub(crate) const PAUSE: Duration = Duration::from_millis(2);
 
 /// Free pages that stay in the file: 1 MiB, so that a busy file does not shrink and grow in turn.
@@ -19,6 +19,9 @@ impl SqliteQueue {
     /// Deletes messages that were processed longer than `retention` ago, and gives freed space
     /// back to the file system; returns how many. In slices of half a millisecond with pauses, so
     /// that other writes go on. Blocks.
+    ///
+    /// No slice waits for a sync of its own. A power loss before the next write that does can bring messages back, as
+    /// processed as they were, until the next cleanup.
     ///
     /// # Errors
     ///
@@ -52,26 +55,28 @@ impl SqliteQueue {
     fn trim(&self, statement: &'static str, before: i64) -> Result<u64, QueueError> {
         let (mut deleted, mut rows) = (0, 32);
         loop {
-            let (gone, took) = self.slice(statement, before, rows)?;
+            let (gone, began, took) = self.slice(statement, before, rows)?;
+            let held = began.elapsed();
             deleted += gone;
             if gone < rows.unsigned_abs() {
                 return Ok(deleted);
             }
             rows = next_slice(rows, took, SLICE_MAX);
-            thread::sleep(PAUSE);
+            thread::sleep(PAUSE.max(held));
         }
     }
 
+    /// How many rows it deleted, when it began, and how long that took without the commit.
     fn slice(
         &self,
         statement: &'static str,
         before: i64,
         rows: i64,
-    ) -> Result<(u64, Duration), QueueError> {
-        self.run(move |tx| {
-            let started = Instant::now();
+    ) -> Result<(u64, Instant, Duration), QueueError> {
+        self.run_unsynced(move |tx| {
+            let began = Instant::now();
             let gone = tx.prepare(statement)?.execute([before, rows])?;
-            Ok((gone as u64, started.elapsed()))
+            Ok((gone as u64, began, began.elapsed()))
         })
     }
 
@@ -85,8 +90,8 @@ impl SqliteQueue {
     pub(crate) fn shrink_to(&self, kept: i64) -> Result<(), QueueError> {
         let mut pages: i64 = 16;
         loop {
-            let (free, took) = self.run(move |tx| {
-                let started = Instant::now();
+            let (free, began, took) = self.run_unsynced(move |tx| {
+                let began = Instant::now();
                 let free: i64 = tx
                     .prepare(sql::FREE_PAGES)?
                     .query_row((), |row| row.get(0))?;
@@ -102,13 +107,14 @@ impl SqliteQueue {
                     let mut steps = vacuum.query(())?;
                     while steps.next()?.is_some() {}
                 }
-                Ok((free - excess, started.elapsed()))
+                Ok((free - excess, began, began.elapsed()))
             })?;
+            let held = began.elapsed();
             if free <= kept {
                 return Ok(());
             }
             pages = next_slice(pages, took, SLICE_MAX);
-            thread::sleep(PAUSE);
+            thread::sleep(PAUSE.max(held));
         }
     }
 }

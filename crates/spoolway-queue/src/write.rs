@@ -250,6 +250,20 @@ impl RowState {
         }
     }
 
+    /// Whether its columns are at their defaults.
+    pub(crate) fn is_untried(&self) -> bool {
+        matches!(
+            self,
+            Self::Pending {
+                attempts: 0,
+                due: Due::Now,
+                error: None,
+                suspect: false,
+                claimed: _,
+            }
+        )
+    }
+
     pub(crate) fn is_suspect(&self) -> bool {
         matches!(self, Self::Pending { suspect: true, .. })
     }

@@ -190,9 +190,9 @@ impl Writer {
             let bytes = group.iter().map(Request::bytes).sum();
             self.room.look(&file.conn, &self.shared.path, bytes);
         }
-        let claims = group.iter().all(|request| request.job.only_claims());
-        self.sync_commits(!claims).map_err(Failure::Rejected)?;
-        if self.begin().map_err(Failure::Rejected)? && !claims {
+        let syncs = !group.iter().all(|request| request.job.may_be_undone());
+        self.sync_commits(syncs).map_err(Failure::Rejected)?;
+        if self.begin().map_err(Failure::Rejected)? && syncs {
             self.shared.tray.top_up(group);
         }
         let owner = self.owner;
@@ -291,10 +291,8 @@ impl Writer {
         self.book.forget();
     }
 
-    /// Whether the next commit survives a power loss, as far as the durability of the file asks for it.
-    ///
-    /// Claims need not: what they say is which process held a row when it was killed, and after a power loss the row
-    /// is there to be run again. They are in the log before every later commit, which syncs them too.
+    /// Whether the next commit survives a power loss, as far as the durability of the file asks for it. One that does
+    /// not is in the log before every later commit, which syncs it too.
     fn sync_commits(&mut self, syncs: bool) -> Result<(), QueueError> {
         let Some(file) = &mut self.file else {
             return Ok(());

@@ -9,8 +9,8 @@ use spoolway_faultfs::{Disk, Image, Log, Loss, Replay};
 use spoolway_queue::{Durability, QueueOptions};
 
 use crate::check::{Verdict, check};
-use crate::ledger::Ledger;
-use crate::life::live;
+use crate::ledger::{End, Entry, Ledger};
+use crate::life::{live, live_for_a_cleanup};
 use crate::support::{for_each_seed, options, report, seeds, tempdir};
 
 const SEEDS: u64 = 66;
@@ -57,6 +57,35 @@ fn a_disk_that_only_says_it_synced_is_found_out() {
     let sum = run(SEEDS / 8, Durability::Full, Replay::lying);
     let found = sum.lost.len() + sum.wrong.len();
     assert!(found > sum.cuts / 4, "the harness sees no losses");
+}
+
+/// A cleanup waits for no sync. What comes back is as settled as it was, and goes once something behind it is synced.
+#[test]
+fn a_power_cut_in_a_cleanup_brings_back_what_was_processed_and_nothing_else() {
+    let (dir, options, mut ledger) = (tempdir(), options(Durability::Full), Ledger::default());
+    let disk = Disk::under(&dir).unwrap();
+    let cleaned = live_for_a_cleanup(&disk, dir.path(), &options, &mut ledger);
+    let (log, answered) = (disk.log(), cleaned.answered.unwrap());
+    assert!(
+        log.syncs().all(|at| at <= cleaned.begun || at > answered),
+        "a slice waited for a sync"
+    );
+    let (mut replay, mut back) = (Replay::new(), 0);
+    for cut in cleaned.begun..=log.len() {
+        replay.advance(&log, cut);
+        let dir = tempdir();
+        replay
+            .image(Loss::random(cut as u64))
+            .write_to(&dir)
+            .unwrap();
+        let _disk = Disk::under(&dir).unwrap();
+        let (verdict, found) = check(dir.path(), &options, &ledger, cut);
+        assert!(verdict.wrong.is_empty(), "{cut}: {:?}", verdict.wrong);
+        assert!(verdict.lost.is_empty(), "{cut}: {:?}", verdict.lost);
+        let came_back = |entry: &Entry| entry.ends.iter().any(|(end, _)| *end == End::Processed);
+        back += usize::from(cut >= answered && found.entries.iter().any(came_back));
+    }
+    assert!(back > 0, "the harness sees no deletion undone");
 }
 
 /// Runs random workloads and cuts their power.

@@ -67,6 +67,15 @@ pub(crate) struct Expected {
 type Holds = fn(Span, usize) -> bool;
 
 impl Ledger {
+    /// Whether something was stored for sure behind a cleanup, which waits for no sync of its own.
+    fn is_sealed(&self, cleanup: &Span, cut: usize) -> bool {
+        let mut stored = self.entries.iter().map(|entry| entry.stored);
+        let Some(cleaned) = cleanup.answered else {
+            return false;
+        };
+        stored.any(|stored| stored.begun >= cleaned && stored.is_sure(cut))
+    }
+
     /// What the file may say of a message after a power cut.
     pub(crate) fn expected(&self, entry: &Entry, cut: usize) -> Expected {
         let ends = |end: End, holds: Holds| {
@@ -84,7 +93,7 @@ impl Ledger {
         let surely_cleaned = ends(End::Processed, sure).any(|end| {
             let mut cleanups = self.cleanups.iter();
             cleanups.any(|cleanup| {
-                cleanup.is_sure(cut) && end.answered.is_some_and(|at| at <= cleanup.begun)
+                self.is_sealed(cleanup, cut) && end.answered.is_some_and(|at| at <= cleanup.begun)
             })
         });
         Expected {

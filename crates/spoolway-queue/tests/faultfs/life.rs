@@ -22,20 +22,45 @@ pub(crate) fn live(
     ledger: &mut Ledger,
     (seed, steps): (u64, usize),
 ) {
-    let mut life = Life {
-        disk,
-        dir,
-        options,
-        queue: open(dir, options),
-        claimed: Vec::new(),
-        ledger,
-        rng: SmallRng::seed_from_u64(seed),
-        next: 0,
-        name: seed,
-    };
+    let mut life = Life::begin(disk, dir, options, ledger, seed);
     for _ in 0..steps {
         life.step();
     }
+}
+
+/// Messages of a life that ends behind a cleanup, and how many of them that deletes.
+const STORED: usize = 240;
+const CLEANED: usize = 200;
+
+/// Stores messages, processes most of them, deletes those, and stores one more; says when it deleted.
+pub(crate) fn live_for_a_cleanup(
+    disk: &Disk,
+    dir: &Path,
+    options: &QueueOptions,
+    ledger: &mut Ledger,
+) -> Span {
+    let mut life = Life::begin(disk, dir, options, ledger, 1);
+    life.enqueue(STORED);
+    let claimed = life.queue.dequeue(STORED).unwrap();
+    let ids: Vec<_> = claimed[..CLEANED]
+        .iter()
+        .map(|claimed| claimed.message.id.clone())
+        .collect();
+    let settled: Vec<_> = claimed[..CLEANED]
+        .iter()
+        .map(|claimed| (claimed, Settlement::Processed))
+        .collect();
+    let ended = span(disk, || life.queue.settle(&settled).unwrap()).1;
+    for entry in &mut life.ledger.entries {
+        if ids.contains(&entry.message.id) {
+            entry.ends.push((End::Processed, ended));
+        }
+    }
+    let (deleted, cleaned) = span(disk, || life.queue.cleanup(Duration::ZERO).unwrap());
+    assert_eq!(deleted, CLEANED as u64);
+    life.ledger.cleanups.push(cleaned);
+    life.enqueue(1);
+    cleaned
 }
 
 fn open(dir: &Path, options: &QueueOptions) -> SqliteQueue {
@@ -54,7 +79,27 @@ struct Life<'a> {
     name: u64,
 }
 
-impl Life<'_> {
+impl<'a> Life<'a> {
+    fn begin(
+        disk: &'a Disk,
+        dir: &'a Path,
+        options: &'a QueueOptions,
+        ledger: &'a mut Ledger,
+        seed: u64,
+    ) -> Self {
+        Self {
+            disk,
+            dir,
+            options,
+            queue: open(dir, options),
+            claimed: Vec::new(),
+            ledger,
+            rng: SmallRng::seed_from_u64(seed),
+            next: 0,
+            name: seed,
+        }
+    }
+
     fn step(&mut self) {
         match self.rng.random_range(0..100) {
             0..30 => self.enqueue(1),
