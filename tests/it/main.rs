@@ -1,5 +1,6 @@
 //! The program as its users run it: real processes, real sockets, real files, real signals.
 
+mod activation;
 mod audit;
 mod bench;
 mod damage;
@@ -9,6 +10,7 @@ mod delivery;
 mod documents;
 mod faults;
 mod foreign;
+mod idle;
 mod keys;
 mod readme;
 mod replay;

@@ -106,7 +106,10 @@ Examples:
   spoolway serve --sink file:orders.jsonl       appended to a file, each synced before it counts
   spoolway serve --standby                      wait for the consumer that runs, and succeed it
   spoolway serve --retry 'candle:*=fixed:1s'    how long what failed waits, by type
-  spoolway serve --on-dead hold                 a dead letter stops its key: see `spoolway keys`")]
+  spoolway serve --on-dead hold                 a dead letter stops its key: see `spoolway keys`
+
+Started by systemd with a socket unit, it listens with that unit's socket, whose path producers are to be given:
+nobody who connects while it restarts is refused.")]
 pub(crate) struct Serve {
     /// Where messages go, one JSON line each: `stdout` or `file:PATH`
     #[arg(long, default_value = "stdout")]

@@ -6,7 +6,7 @@ use std::io;
 
 use spoolway::ConsumerError;
 use spoolway::client::{OpenError, QueueReason, SendCode, SendError};
-use spoolway::consumer::SinkError;
+use spoolway::consumer::{ListenError, SinkError};
 use spoolway::queue::QueueError;
 
 /// Exit codes, after `sysexits.h`.
@@ -154,13 +154,14 @@ impl From<ConsumerError> for Failure {
         let of_io = |source: &io::Error| Self::io("", source).exit;
         let exit = match &error {
             ConsumerError::Config(_)
-            | ConsumerError::Occupied { .. }
-            | ConsumerError::PathTooLong { .. } => exit::CONFIG,
-            ConsumerError::OpenDirectory { .. } => exit::PERMISSION,
+            | ConsumerError::Socket(
+                ListenError::Occupied { .. } | ListenError::PathTooLong { .. },
+            ) => exit::CONFIG,
+            ConsumerError::Socket(ListenError::OpenDirectory { .. }) => exit::PERMISSION,
             ConsumerError::Owned { .. } => exit::TRY_AGAIN,
             ConsumerError::Queue(error) => return error.clone().into(),
             ConsumerError::Sink(SinkError::File { source, .. })
-            | ConsumerError::Socket { source, .. } => of_io(source),
+            | ConsumerError::Socket(ListenError::Io { source, .. }) => of_io(source),
             _ => exit::FAILED,
         };
         if let ConsumerError::Sink(error) = &error {

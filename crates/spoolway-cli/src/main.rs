@@ -1,5 +1,6 @@
 //! The binary `spoolway`: arguments, tracing, one command, an exit code.
 
+mod activation;
 mod args;
 mod commands;
 mod failure;
@@ -38,7 +39,10 @@ fn run(args: Args) -> Result<u8, Failure> {
     let quiet = args.quiet;
     let places = || Places::find(args.socket.clone(), args.database.clone());
     match args.command {
-        Command::Serve(serve) => asynchronous(commands::serve::run(places()?, serve, quiet)),
+        Command::Serve(serve) => {
+            let listener = activation::inherited()?;
+            asynchronous(commands::serve::run(places()?, serve, listener, quiet))
+        }
         Command::Send(send) => asynchronous(commands::send::run(places()?, *send, quiet)),
         Command::Replay(replay) => asynchronous(commands::replay::run(places()?, *replay, quiet)),
         Command::Queue(command) => on_queue(&places()?, &command, quiet),

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use spoolway_proto::{AckLevel, Limits};
 use spoolway_queue::{Durability, QueueOptions, SqliteQueue};
+use spoolway_socket::SOCKET_PATH_BYTES_MAX;
 
-use crate::error::SOCKET_PATH_BYTES_MAX;
 use crate::route::{OnFull, RouteConfig};
 use crate::shared::Shared;
 use crate::{OpenError, Producer};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use spoolway_proto::{Code, Message, QueueId};
 use spoolway_queue::QueueError;
+use spoolway_socket::SOCKET_PATH_BYTES_MAX;
 
 /// What is known of a message that `send` could not vouch for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -292,6 +293,3 @@ impl OpenError {
         }
     }
 }
-
-/// The longest path of a Unix socket, in bytes: `sun_path` has 108 with the zero at its end.
-pub const SOCKET_PATH_BYTES_MAX: usize = 107;

@@ -46,11 +46,9 @@ pub mod route;
 
 pub use batch::SendingBatch;
 pub use builder::{OtherQueue, ProducerBuilder};
-pub use error::{
-    Fate, OpenError, OtherQueueFile, QueueReason, SOCKET_PATH_BYTES_MAX, SendCode, SendError,
-    SocketReason,
-};
+pub use error::{Fate, OpenError, OtherQueueFile, QueueReason, SendCode, SendError, SocketReason};
 pub use producer::Producer;
 pub use receipt::{Closed, Path, Receipt, Sending, Status};
 pub use route::OnFull;
 pub use spoolway_queue::Durability;
+pub use spoolway_socket::SOCKET_PATH_BYTES_MAX;

@@ -1,5 +1,6 @@
 //! Puts a consumer together.
 
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ pub struct Builder {
     pub(crate) handlers: Handlers,
     pub(crate) sink: Option<Sink>,
     pub(crate) standby: bool,
+    pub(crate) listener: Option<UnixListener>,
 }
 
 impl Builder {
@@ -27,6 +29,7 @@ impl Builder {
             handlers: Handlers::default(),
             sink: None,
             standby: false,
+            listener: None,
         }
     }
 
@@ -85,6 +88,16 @@ impl Builder {
     /// up what it gets.
     pub fn standby(mut self, standby: bool) -> Self {
         self.standby = standby;
+        self
+    }
+
+    /// Listens with a socket that somebody else has made and keeps, such as systemd (socket activation), in place of
+    /// making one.
+    ///
+    /// Producers that connect while no consumer runs wait in it for the next one, so a restart refuses nobody. Its file
+    /// is never removed, and its path takes no lock: of those that share it, the one with the queue file's lock accepts.
+    pub fn listener(mut self, listener: UnixListener) -> Self {
+        self.listener = Some(listener);
         self
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use spoolway_proto::{InstanceId, MessageId, Outcome};
 use spoolway_queue::{ConsumerLock, QueueError, SqliteQueue, Watch, Write, side_file};
+use spoolway_socket::SocketFile;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
@@ -14,14 +15,15 @@ use crate::machine::{Event, Machine, Start};
 use crate::shared::{Parts, Shared, now};
 use crate::shutdown::{finish, leave};
 use crate::sink::{OpenSink, SinkThread};
-use crate::socket::{BoundSocket, SocketLock};
 use crate::tasks::{clean_up, empty_inbox, follow_file, keep_time};
 use crate::{Builder, ConsumerConfig, ConsumerError};
 
 /// A consumer that listens. It owns its socket and its queue file until it ends or is dropped.
 #[must_use = "a consumer does nothing until `run`"]
 pub struct Consumer {
-    socket: BoundSocket,
+    // In this order: nobody else may make a socket there before this one is removed.
+    socket: SocketFile,
+    socket_lock: Option<ConsumerLock>,
     queue_lock: ConsumerLock,
     queue: SqliteQueue,
     config: ConsumerConfig,
@@ -66,8 +68,16 @@ impl Consumer {
                 handlers,
                 sink,
                 standby,
+                listener,
             } = builder;
-            let socket = SocketLock::acquire(&socket, standby)?;
+            // An inherited socket is its giver's, who gives it to one consumer after the other.
+            let socket_lock = match &listener {
+                Some(_) => None,
+                None => {
+                    SocketFile::prepare(&socket)?;
+                    Some(lock(&side_file(&socket, ".lock"), standby)?)
+                }
+            };
             // Before the file is opened, which may bring it up to date.
             let queue_lock = lock(&side_file(&queue, ".lock"), standby)?;
             let queue = SqliteQueue::open(&queue, config.queue_options())?;
@@ -85,10 +95,14 @@ impl Consumer {
                 generation: queue.generation(),
             };
             // Last, so that who connects finds a consumer that is ready.
-            let socket = socket.bind()?;
+            let socket = match listener {
+                Some(listener) => SocketFile::inherited(listener, &socket)?,
+                None => SocketFile::bind(&socket)?,
+            };
             tracing::info!(%instance, "listening on {}", socket.path().display());
             Ok(Self {
                 socket,
+                socket_lock,
                 queue_lock,
                 queue,
                 config,
@@ -128,6 +142,7 @@ impl Consumer {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<Summary, ConsumerError> {
         let Self {
             socket,
+            socket_lock,
             queue_lock,
             queue,
             config,
@@ -187,7 +202,8 @@ impl Consumer {
         drop(watch);
         let aborted = shared.abort_handlers() as u64;
         finish(&shared).await?;
-        drop((socket, queue_lock));
+        drop(socket);
+        drop((socket_lock, queue_lock));
         let summary = Summary {
             aborted,
             ..shared.summary()
@@ -198,7 +214,7 @@ impl Consumer {
 }
 
 /// Takes a lock, or waits until its owner is gone.
-pub(crate) fn lock(side_file: &Path, standby: bool) -> Result<ConsumerLock, QueueError> {
+fn lock(side_file: &Path, standby: bool) -> Result<ConsumerLock, QueueError> {
     if standby {
         ConsumerLock::wait(side_file)
     } else {

@@ -48,7 +48,6 @@ mod reads;
 mod shared;
 mod shutdown;
 mod sink;
-mod socket;
 mod tasks;
 
 pub use builder::Builder;
@@ -58,3 +57,4 @@ pub use error::ConsumerError;
 pub use handler::{Delivery, IntoFinish};
 pub use machine::{Dedup, Finish, MachineConfig, OnDead, Retries, RetryPolicy};
 pub use sink::{Sink, SinkError};
+pub use spoolway_socket::ListenError;

@@ -46,10 +46,12 @@ Consumer::builder("/run/app/orders.sock", "/var/lib/app/orders.db")
 //!
 //! | feature | default | gives |
 //! |---|---|---|
-//! | `client` | yes | `Producer`, `relay` and the crate as `client` |
+//! | `client` | yes | `Producer`, `blocking::Producer`, `relay` and the crate as `client` |
 //! | `consumer` | yes | `Consumer`, `Sink` and the crate as `consumer` |
 //! | `sqlite-queue` | by both | `SqliteQueue`, `Inbox`, `Outbox` and the crate as `queue`: the file alone, without a socket |
-//! | `unix-socket` | by both | the frames and control objects of the socket as `wire`, without I/O |
+//! | `unix-socket` | by both | `UnixSocketClient` and `UnixSocketServer`, which have no queue, and the crate as `socket`; the frames and control objects as `wire`, without I/O |
+//!
+//! Each builds alone: `unix-socket` brings no SQLite, `sqlite-queue` no runtime.
 
 pub use spoolway_proto::{
     self as proto, AckLevel, Message, MessageId, Outcome, Payload, Timestamp,
@@ -63,6 +65,14 @@ pub use spoolway_consumer::{self as consumer, Consumer, ConsumerError, Delivery,
 
 #[cfg(feature = "sqlite-queue")]
 pub use spoolway_queue::{self as queue, Durability, Inbox, Outbox, Relay, SqliteQueue};
+
+#[cfg(feature = "unix-socket")]
+pub use spoolway_socket::{
+    self as socket, UnixSocketClient, UnixSocketServer, UnixSocketServerConfig,
+};
+
+#[cfg(feature = "client")]
+pub mod blocking;
 
 #[cfg(feature = "client")]
 mod relay;

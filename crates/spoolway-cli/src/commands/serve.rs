@@ -1,5 +1,6 @@
 //! `spoolway serve`: the consumer with a sink.
 
+use std::os::unix::net::UnixListener;
 use std::{io, thread};
 
 use spoolway::consumer::{ConsumerConfig, MachineConfig};
@@ -16,14 +17,21 @@ use crate::signals::Signals;
 use crate::units::{count, plural};
 
 /// Consumes until SIGINT or SIGTERM, then finishes what has arrived. A second signal ends it at once, and so does
-/// the first while it stands by.
-pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, Failure> {
+/// the first while it stands by. It listens with the socket that it was given, else with one that it makes.
+pub(crate) async fn run(
+    places: Places,
+    args: Serve,
+    listener: Option<UnixListener>,
+    quiet: bool,
+) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     if args.tied {
         tie()?;
     }
     places.make_database_directory()?;
-    places.make_socket_directory()?;
+    if listener.is_none() {
+        places.make_socket_directory()?;
+    }
     let config = ConsumerConfig {
         machine: MachineConfig {
             dedup: args.dedup.into(),
@@ -47,11 +55,14 @@ pub(crate) async fn run(places: Places, args: Serve, quiet: bool) -> Result<u8, 
     if let Some(before) = before.filter(|_| !quiet) {
         tell(before);
     }
-    let building = Consumer::builder(&places.socket, &places.database)
+    let mut builder = Consumer::builder(&places.socket, &places.database)
         .sink(args.sink.clone())
         .config(config)
-        .standby(args.standby)
-        .build();
+        .standby(args.standby);
+    if let Some(listener) = listener {
+        builder = builder.listener(listener);
+    }
+    let building = builder.build();
     let consumer = tokio::select! {
         built = building => built?,
         _ = signals.next() => {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use serde_json::json;
-use spoolway_consumer::{Consumer, ConsumerConfig, ConsumerError, Delivery};
+use spoolway_consumer::{Consumer, ConsumerConfig, ConsumerError, Delivery, ListenError};
 use tokio::sync::Semaphore;
 
 use crate::support::{Rig, Seen, hello, message, until};
@@ -50,11 +50,11 @@ async fn a_path_is_as_long_as_the_system_allows_and_no_longer() {
         .await
         .err()
         .unwrap();
-    let ConsumerError::PathTooLong {
+    let ConsumerError::Socket(ListenError::PathTooLong {
         length: 108,
         max: 107,
         ..
-    } = error
+    }) = error
     else {
         panic!("{error:?}")
     };
@@ -109,11 +109,17 @@ async fn what_is_in_the_way_is_replaced_only_if_it_is_a_stale_socket() {
     let rig = Rig::new();
     fs::write(rig.socket(), "text").unwrap();
     let error = rig.builder().build().await.err().unwrap();
-    assert!(matches!(error, ConsumerError::Occupied { .. }), "{error:?}");
+    assert!(
+        matches!(error, ConsumerError::Socket(ListenError::Occupied { .. })),
+        "{error:?}"
+    );
     fs::remove_file(rig.socket()).unwrap();
     let listener = UnixListener::bind(rig.socket()).unwrap();
     let error = rig.builder().build().await.err().unwrap();
-    assert!(matches!(error, ConsumerError::Occupied { .. }), "{error:?}");
+    assert!(
+        matches!(error, ConsumerError::Socket(ListenError::Occupied { .. })),
+        "{error:?}"
+    );
     drop(listener);
     assert!(rig.socket().exists(), "stale");
     let running = rig.start(rig.builder()).await;
@@ -131,7 +137,10 @@ async fn the_directory_is_made_and_must_not_be_open_to_others() {
     let build = || Consumer::builder(open.join("s.sock"), rig.queue()).build();
     let error = build().await.err().unwrap();
     assert!(
-        matches!(error, ConsumerError::OpenDirectory { .. }),
+        matches!(
+            error,
+            ConsumerError::Socket(ListenError::OpenDirectory { .. })
+        ),
         "{error:?}"
     );
     set(0o1777);

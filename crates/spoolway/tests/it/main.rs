@@ -4,7 +4,10 @@
     reason = "helpers of tests, which clippy does not take for tests, fail like them"
 )]
 
+mod blocking;
 mod kills;
 mod parts;
 mod place;
+mod plain;
 mod relay;
+mod restart;

@@ -1,7 +1,7 @@
 //! The socket file: made so that it never exists unprotected or half-made, and removed by its owner only.
 //!
-//! Whether another consumer lives is told by a lock on the file beside the socket, never by the socket itself: a
-//! socket whose lock is free is stale, unless something that does not know of locks listens on it.
+//! Whether another owner lives is for its users to know, by a lock on the file beside the socket, never by the socket
+//! itself: a socket whose lock is free is stale, unless something that does not know of locks listens on it.
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
@@ -9,96 +9,122 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
-use spoolway_queue::ConsumerLock;
 
-use crate::ConsumerError;
-use crate::consumer::lock;
+use crate::ListenError;
+use crate::listen::Listener;
 
-/// What `sockaddr_un` holds, without the byte that ends it.
-const PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+/// The longest path of a socket, in bytes: what `sockaddr_un` holds, without the byte that ends it.
+pub const SOCKET_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 /// Connections that wait to be accepted; the system may allow fewer.
 const BACKLOG: i32 = 1_024;
 
-/// The right to a socket's path.
-pub(crate) struct SocketLock {
-    path: PathBuf,
-    _lock: ConsumerLock,
-}
-
-/// A socket that listens under its path, until this value is dropped.
-pub(crate) struct BoundSocket {
+/// A socket that listens under its path. The file is removed with this value, if it is ours.
+#[derive(Debug)]
+pub struct SocketFile {
     listener: UnixListener,
-    lock: SocketLock,
-    /// Device and inode of the file that is ours.
-    file: (u64, u64),
+    path: PathBuf,
+    /// Device and inode of the file that is ours; none if the listener was inherited.
+    file: Option<(u64, u64)>,
 }
 
-impl SocketLock {
-    /// Takes it, or as a standby waits until its owner is gone.
-    pub(crate) fn acquire(path: &Path, standby: bool) -> Result<Self, ConsumerError> {
+impl SocketFile {
+    /// Checks the length of the path, and makes its directory, 0755, when it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::PathTooLong`], [`ListenError::OpenDirectory`], or what the system said.
+    pub fn prepare(path: &Path) -> Result<(), ListenError> {
         check_length(path)?;
-        prepare_directory(directory(path))?;
-        let mut side = path.as_os_str().to_owned();
-        side.push(".lock");
-        let lock = lock(Path::new(&side), standby)?;
-        Ok(Self {
-            path: path.to_owned(),
-            _lock: lock,
-        })
+        prepare_directory(directory(path))
     }
 
-    /// Makes the socket under a temporary name, protected and listening, then gives it its own.
-    pub(crate) fn bind(self) -> Result<BoundSocket, ConsumerError> {
-        refuse_living(&self.path)?;
-        let temporary = directory(&self.path).join(format!(".sw{:x}", std::process::id()));
-        let made = make(&temporary, &self.path);
+    /// Makes the socket under a temporary name, protected (0600) and listening, then gives it its own. A stale one is
+    /// replaced. The caller holds the lock of the path, and has [prepared](Self::prepare) it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Occupied`] when something else is there, or what the system said.
+    pub fn bind(path: &Path) -> Result<Self, ListenError> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        refuse_living(path)?;
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!(".sw{:x}.{number:x}", std::process::id());
+        let temporary = directory(path).join(name);
+        let made = make(&temporary, path);
         if made.is_err() {
             // The error that counts is the one that kept it from being made.
             let _ = fs::remove_file(&temporary);
         }
-        let (listener, file) = made.map_err(failed("listen on", &self.path))?;
-        Ok(BoundSocket {
+        let (listener, file) = made.map_err(failed("listen on", path))?;
+        Ok(Self {
             listener,
-            lock: self,
-            file,
+            path: path.to_owned(),
+            file: Some(file),
         })
     }
-}
 
-impl BoundSocket {
-    pub(crate) fn path(&self) -> &Path {
-        &self.lock.path
+    /// Takes a socket that listens already, as a supervisor (systemd) hands over. Its file belongs to whoever made it
+    /// and is never removed. `path` is what it is called when the system does not know.
+    ///
+    /// # Errors
+    ///
+    /// What the system said: it is no listening Unix socket.
+    pub fn inherited(listener: UnixListener, path: &Path) -> Result<Self, ListenError> {
+        let address = listener
+            .set_nonblocking(true)
+            .and_then(|()| listener.local_addr())
+            .map_err(failed("listen on the inherited", path))?;
+        Ok(Self {
+            listener,
+            path: address.as_pathname().unwrap_or(path).to_owned(),
+            file: None,
+        })
     }
 
-    /// Another descriptor of the listening socket, which does not block.
-    pub(crate) fn listener(&self) -> Result<UnixListener, ConsumerError> {
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes its connections, inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// What the system said.
+    pub fn listener(&self) -> Result<Listener, ListenError> {
         self.listener
             .try_clone()
-            .map_err(failed("listen on", self.path()))
+            .and_then(|listener| Listener::new(listener, self.file.is_none()))
+            .map_err(failed("listen on", &self.path))
     }
 }
 
-impl Drop for BoundSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         // Someone who moved another file there keeps it.
-        if fs::symlink_metadata(self.path()).is_ok_and(|found| identity(&found) == self.file)
-            && let Err(error) = fs::remove_file(self.path())
+        if self.file.is_some()
+            && fs::symlink_metadata(&self.path)
+                .map(|found| identity(&found))
+                .ok()
+                == self.file
+            && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!("cannot remove {}: {error}", self.path().display());
+            tracing::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
 }
 
-fn check_length(path: &Path) -> Result<(), ConsumerError> {
+fn check_length(path: &Path) -> Result<(), ListenError> {
     let length = path.as_os_str().len();
-    if length > PATH_BYTES_MAX {
-        return Err(ConsumerError::PathTooLong {
+    if length > SOCKET_PATH_BYTES_MAX {
+        return Err(ListenError::PathTooLong {
             path: path.to_owned(),
             length,
-            max: PATH_BYTES_MAX,
+            max: SOCKET_PATH_BYTES_MAX,
         });
     }
     Ok(())
@@ -111,7 +137,7 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-fn prepare_directory(path: &Path) -> Result<(), ConsumerError> {
+fn prepare_directory(path: &Path) -> Result<(), ListenError> {
     let found = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => DirBuilder::new()
             .recursive(true)
@@ -122,7 +148,7 @@ fn prepare_directory(path: &Path) -> Result<(), ConsumerError> {
     };
     let mode = found.map_err(failed("use the directory", path))?.mode();
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-        return Err(ConsumerError::OpenDirectory {
+        return Err(ListenError::OpenDirectory {
             path: path.to_owned(),
         });
     }
@@ -130,8 +156,8 @@ fn prepare_directory(path: &Path) -> Result<(), ConsumerError> {
 }
 
 /// Nothing but a socket on which nobody listens is ever replaced.
-fn refuse_living(path: &Path) -> Result<(), ConsumerError> {
-    let occupied = |found| ConsumerError::Occupied {
+fn refuse_living(path: &Path) -> Result<(), ListenError> {
+    let occupied = |found| ListenError::Occupied {
         path: path.to_owned(),
         found,
     };
@@ -146,7 +172,7 @@ fn refuse_living(path: &Path) -> Result<(), ConsumerError> {
     match answer.map_err(|error| Errno::from_io_error(&error)) {
         Err(Some(Errno::CONNREFUSED | Errno::NOENT)) => Ok(()),
         Ok(()) | Err(Some(Errno::AGAIN | Errno::INPROGRESS)) => {
-            Err(occupied("has a listener that is no consumer of ours"))
+            Err(occupied("has a listener that holds no lock of ours"))
         }
         Err(_) => Err(occupied("is a socket that does not answer as a stale one")),
     }
@@ -177,7 +203,7 @@ fn stream_socket() -> io::Result<OwnedFd> {
 
 /// The temporary name may be longer than the socket's own, and need not fit where that does.
 fn bind_long(socket: &OwnedFd, path: &Path) -> io::Result<()> {
-    if path.as_os_str().len() <= PATH_BYTES_MAX || !cfg!(target_os = "linux") {
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX || !cfg!(target_os = "linux") {
         return Ok(bind(socket, &SocketAddrUnix::new(path)?)?);
     }
     use rustix::fs::{Mode, OFlags, open};
@@ -195,9 +221,9 @@ fn identity(found: &Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ConsumerError {
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ListenError {
     let path = path.to_owned();
-    move |source| ConsumerError::Socket {
+    move |source| ListenError::Io {
         action,
         path,
         source,

@@ -1,0 +1,10 @@
+//! A client and a server on a real socket.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, which clippy does not take for tests, fail like them"
+)]
+
+mod client;
+mod file;
+mod server;
+mod support;
