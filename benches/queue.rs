@@ -4,7 +4,8 @@
 //! the rate of each and its ratio to the ceiling of the same run, both the median of rounds in turns:
 //!
 //! - `single`: one task that enqueues singly; the ceiling is one insert a transaction.
-//! - `tasks`: 64 tasks that enqueue singly; the ceiling is transactions of the same mean size.
+//! - `tasks`: 64 tasks of a runtime that enqueue singly; the ceiling is transactions of the same mean size.
+//! - `threads`: the same by 64 threads that block, each of which has to be woken.
 //! - `batch`: `enqueue_batch` of 1,000; the ceiling is transactions of 1,000.
 //! - `drain`: claims and settles 500 at a time; the ceiling is a select of 500, and their update in one transaction.
 //! - `processes`: four processes that enqueue singly; the total against one, and the worst waits.
@@ -14,22 +15,28 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rusqlite::{Connection, params};
 use spoolway::Message;
-use spoolway::queue::{Claimed, PollerOptions, Settlement, SqliteQueue, SqliteQueuePoller};
+use spoolway::queue::{
+    Claimed, NewRow, PollerOptions, Settlement, SqliteQueue, SqliteQueuePoller, Write,
+};
 use spoolway_benches::{
     histogram, is_picked, median, message, monotonic, nanos, open_queue, place, plain_file, show,
     stamped,
 };
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 /// How long each round lasts.
 const SPAN: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 5;
 const TASKS: usize = 64;
+const THREADS: usize = 64;
 const BATCH: usize = 1_000;
 const CLAIMED: usize = 500;
 const BACKLOG: usize = 40_000;
@@ -61,9 +68,10 @@ fn main() {
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("spoolway {}, {cores} cores", env!("CARGO_PKG_VERSION"));
-    let parts: [(&str, fn()); 6] = [
+    let parts: [(&str, fn()); 7] = [
         ("single", single),
         ("tasks", tasks),
+        ("threads", threads),
         ("batch", batch),
         ("drain", drain),
         ("processes", processes),
@@ -95,12 +103,49 @@ fn tasks() {
     let (_dir, dir) = place();
     let queue = open_queue(&dir.join("queue.db"));
     let conn = plain_file(&dir.join("plain.db"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("a runtime");
     compare("tasks", |rounds| {
+        let (count, commits) = (Arc::new(AtomicU64::new(0)), queue.commits());
+        let start = Instant::now();
+        runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            for _ in 0..TASKS {
+                let (queue, count) = (queue.clone(), Arc::clone(&count));
+                tasks.spawn(async move {
+                    while start.elapsed() < SPAN {
+                        let row = NewRow::pending(Arc::new(stamped()), None);
+                        let (stored, answer) = oneshot::channel();
+                        queue.submit(vec![Write::Insert(row)], move |result| {
+                            stored.send(result).expect("a task that waits");
+                        });
+                        answer.await.expect("an answer").expect("stored");
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            tasks.join_all().await;
+        });
+        let count = count.load(Ordering::Relaxed);
+        rounds.ours(count as f64 / start.elapsed().as_secs_f64());
+        let mean = count.div_ceil(queue.commits() - commits) as usize;
+        rounds.note = format!(", {mean} a commit");
+        rounds.ceiling(rate(|| inserts(&conn, mean)));
+    });
+}
+
+fn threads() {
+    let (_dir, dir) = place();
+    let queue = open_queue(&dir.join("queue.db"));
+    let conn = plain_file(&dir.join("plain.db"));
+    compare("threads", |rounds| {
         let (count, commits) = (AtomicU64::new(0), queue.commits());
         let over = AtomicBool::new(false);
         let start = Instant::now();
         std::thread::scope(|scope| {
-            for _ in 0..TASKS {
+            for _ in 0..THREADS {
                 scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
                         queue.enqueue(&message()).expect("stored");
