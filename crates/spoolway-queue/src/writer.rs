@@ -41,6 +41,9 @@ const MOVES_MAX: usize = 8;
 const TURN_WAIT_MAX: Duration = Duration::from_millis(100);
 const TURN_REST: Duration = Duration::from_secs(1);
 
+/// A WAL above this is not only copied, but begun anew.
+const WAL_BYTES_FULL: u64 = 24 << 20;
+
 /// How long the emptying of a WAL after a failed commit waits for readers.
 const RECOVERY_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -456,13 +459,38 @@ impl Writer {
 
     /// Copies a large WAL into the file, as far as readers allow: there may be no consumer for a long time.
     fn copy_wal(&mut self) {
-        let Some(file) = &self.file else { return };
-        if self.uncopied && file::sizes(&self.shared.path).1 > file::WAL_BYTES_KEPT {
-            self.uncopied = false;
-            if let Err(error) = file::checkpoint(&file.conn, "PASSIVE") {
-                tracing::debug!(queue = %self.shared.path.display(), %error, "no checkpoint");
-            }
+        let bytes = file::sizes(&self.shared.path).1;
+        if !self.uncopied || bytes <= file::WAL_BYTES_KEPT {
+            return;
         }
+        self.uncopied = false;
+        self.checkpoint("PASSIVE");
+        if bytes > WAL_BYTES_FULL {
+            self.restart_wal();
+        }
+    }
+
+    /// Makes the next write begin at the start of the WAL. Several writers that never rest leave no moment in which all
+    /// of it is copied, so it is made: this one takes its turn, and the others wait for it.
+    fn restart_wal(&mut self) {
+        let started = Instant::now();
+        let in_turn = self.wait_for_turn(started, TURN_WAIT_MAX);
+        while !self.checkpoint("RESTART") && started.elapsed() < TURN_WAIT_MAX {
+            thread::sleep(self.jitter.next() / 4);
+        }
+        if in_turn {
+            self.turn.end();
+        }
+    }
+
+    /// Whether all of the WAL is in the file.
+    fn checkpoint(&self, mode: &str) -> bool {
+        let Some(file) = &self.file else { return true };
+        let copied = file::checkpoint(&file.conn, mode);
+        if let Err(error) = &copied {
+            tracing::debug!(queue = %self.shared.path.display(), %error, "no checkpoint");
+        }
+        copied.unwrap_or(false)
     }
 }
 
