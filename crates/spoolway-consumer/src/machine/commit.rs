@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use spoolway_proto::{Code, Key, MessageId, Outcome, ProducerId};
-use spoolway_queue::{Existing, Write, Written};
+use spoolway_queue::{Existing, NewRow, Write, Written};
 
 use super::{Action, BatchId, Machine, Step, Ticket, Verdict};
 
@@ -56,6 +56,13 @@ pub(super) struct Batch {
     writes: Vec<(Write, Doing)>,
 }
 
+/// Whether a write means something in the file that is known only: it names a row, or its row counts on those that
+/// earlier messages of its key have there.
+fn is_of_one_file(write: &Write) -> bool {
+    let is_keyed = |row: &NewRow| row.message.key.is_some();
+    write.names_rows() || matches!(write, Write::Insert(row) if is_keyed(row))
+}
+
 impl Machine {
     pub(super) fn commit(&mut self, writes: Vec<(Write, Doing)>) {
         if writes.is_empty() {
@@ -64,7 +71,7 @@ impl Machine {
         let batch = self.next_batch;
         self.next_batch += 1;
         let plain: Vec<Write> = writes.iter().map(|(write, _)| write.clone()).collect();
-        let names_rows = plain.iter().any(Write::names_rows);
+        let is_bound = plain.iter().any(is_of_one_file);
         self.batches.insert(
             batch,
             Batch {
@@ -74,7 +81,7 @@ impl Machine {
         );
         self.actions.push_back(Action::Commit {
             batch,
-            generation: names_rows.then_some(self.generation),
+            generation: is_bound.then_some(self.generation),
             writes: plain,
         });
     }

@@ -362,8 +362,21 @@ impl Machine {
             lookup.tainted = true;
         }
         let tickets: Vec<Ticket> = lane.iter().filter(|ticket| Some(*ticket) != but).collect();
+        let mut is_behind = false;
         for ticket in tickets {
-            self.leave_one(ticket, writes);
+            let Some(entry) = self.entries.get(&ticket) else {
+                continue;
+            };
+            is_behind |= entry.step == Step::Leaving;
+            if is_behind
+                && entry.row.is_none()
+                && matches!(entry.step, Step::Waiting | Step::Asking)
+            {
+                // What is on its way may fail, and this must not be in the file before it.
+                self.set_step(ticket, Step::Asking);
+            } else {
+                self.leave_one(ticket, writes);
+            }
         }
     }
 

@@ -914,6 +914,39 @@ fn what_could_not_be_stored_with_its_head_goes_to_the_file_in_its_place_when_the
 }
 
 #[test]
+fn nothing_is_stored_before_what_is_on_its_way_ahead_of_it() {
+    let mut bench = Bench::new();
+    bench.machine.poll.under_way = Some(bench.machine.reads.begin());
+    bench.polled(vec![row(ROW, "m", Some("k"))]);
+    bench.commits();
+    bench.arrives(CONN, "n", Some("k"));
+    bench.looked_up(vec![ROW]);
+    let said = bench.after(Duration::from_millis(2_001));
+    assert_eq!(said, ["commit [row n a0]"]);
+    bench.arrives(CONN, "o", Some("k"));
+    let said = bench.finish(Finish::Failed("no".into()));
+    assert_eq!(said, [format!("commit [retry {ROW} a1]")], "n may fail");
+}
+
+#[test]
+fn a_keyed_row_is_for_the_file_that_is_known_and_any_other_for_whatever_file_there_is() {
+    for (key, generation) in [(Some("k"), Some(0)), (None, None)] {
+        let mut bench = Bench::new();
+        bench.arrives(CONN, "m", key);
+        bench.now.mono += Duration::from_millis(2_001);
+        bench.machine.on(bench.now, Event::Tick);
+        let actions = std::iter::from_fn(|| bench.machine.next_action());
+        let found: Vec<Option<u64>> = actions
+            .filter_map(|action| match action {
+                Action::Commit { generation, .. } => Some(generation),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(found, [generation], "{key:?}");
+    }
+}
+
+#[test]
 fn a_stopped_key_runs_again_once_the_file_says_that_it_is_released() {
     let mut bench = holding();
     bench.finish(rejected());
