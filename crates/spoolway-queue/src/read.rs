@@ -42,6 +42,11 @@ impl Cursor {
         Self { priority, seq }
     }
 
+    /// The priority reached.
+    pub fn priority(self) -> i64 {
+        self.priority
+    }
+
     /// The row reached within its priority.
     pub fn seq(self) -> i64 {
         self.seq

@@ -1,6 +1,8 @@
 //! The model of the queue file: rows, claims and what is known of producers, with the queue crate's own words.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,8 @@ pub(crate) struct File {
     by_id: HashMap<MessageId, i64>,
     /// The unprocessed rows, and those of each key.
     pending: BTreeSet<i64>,
+    /// The unprocessed rows as they are read: by falling priority, then as they came.
+    order: BTreeSet<(Reverse<i64>, i64)>,
     lanes: BTreeMap<Key, BTreeSet<i64>>,
     claims: BTreeSet<i64>,
     producers: BTreeMap<ProducerId, ProducerRecord>,
@@ -230,6 +234,7 @@ impl File {
     pub(crate) fn lose_row(&mut self) -> Option<MessageId> {
         let seq = self.pending.pop_first()?;
         let row = self.rows.remove(&seq)?;
+        self.order.remove(&place(seq, &row));
         self.claims.remove(&seq);
         self.by_id.remove(&row.message.id);
         for lane in self.lanes.values_mut() {
@@ -254,6 +259,7 @@ impl File {
             replayed.push(row.message.id.clone());
             let origin = row.origin;
             self.pending.insert(seq);
+            self.order.insert(place(seq, row));
             if let Some(counts) = self.counts_of(origin) {
                 counts.processed = counts.processed.saturating_sub(1);
             }
@@ -301,6 +307,7 @@ impl File {
         };
         self.by_id.insert(new.message.id.clone(), seq);
         self.pending.insert(seq);
+        self.order.insert(place(seq, &row));
         if let Some(key) = &new.message.key {
             self.lanes.entry(key.clone()).or_default().insert(seq);
         }
@@ -367,6 +374,7 @@ impl File {
             self.stopped.insert(key.clone());
         }
         self.pending.remove(&seq);
+        self.order.remove(&place(seq, row));
         if let Some(lane) = row
             .message
             .key
@@ -426,9 +434,12 @@ impl File {
 
     pub(crate) fn page(&self, now: Now, after: Cursor, limit: usize) -> Page {
         let start = after == Cursor::default();
-        let after = if start { 0 } else { after.seq() };
-        let pending = self.pending.range(after + 1..);
-        let rows = pending.map(|seq| (*seq, &self.rows[seq]));
+        let after = match start {
+            true => Bound::Unbounded,
+            false => Bound::Excluded((Reverse(after.priority()), after.seq())),
+        };
+        let pending = self.order.range((after, Bound::Unbounded));
+        let rows = pending.map(|(_, seq)| (*seq, &self.rows[seq]));
         Page {
             held: start.then(|| self.held()),
             ..self.page_of(now, rows, limit)
@@ -456,7 +467,10 @@ impl File {
         for (seq, row) in due.by_ref().take(limit) {
             candidates.push(self.candidate(seq, row));
         }
-        let last = candidates.last().map_or(0, |last: &Candidate| last.seq);
+        let last = candidates.last();
+        let last = last.map_or((50, 0), |last: &Candidate| {
+            (last.message.priority, last.seq)
+        });
         let next_due = self
             .pending
             .iter()
@@ -466,7 +480,7 @@ impl File {
             .min();
         Page {
             end: candidates.len() < limit,
-            cursor: Cursor::new(50, last),
+            cursor: Cursor::new(last.0.into(), last.1),
             candidates,
             damaged: Vec::new(),
             generation: self.generation,
@@ -512,4 +526,9 @@ fn due_at(now: Now, due: &Due, deliver_at: Option<Timestamp>) -> Option<Moment> 
         Due::In(wait) => Some(Moment::Mono(now.mono + *wait)),
         Due::At(at) => Some(Moment::Wall(*at)),
     }
+}
+
+/// Where a row is in the order of reading.
+fn place(seq: i64, row: &Row) -> (Reverse<i64>, i64) {
+    (Reverse(row.message.priority.into()), seq)
 }

@@ -34,6 +34,8 @@ pub struct Options {
     pub fail_share: f64,
     pub reject_share: f64,
     pub ttl_share: f64,
+    /// Messages of another priority than the usual one.
+    pub priority_share: f64,
     pub later_share: f64,
     pub poison_share: f64,
     pub late_packet_share: f64,
@@ -118,6 +120,7 @@ impl Options {
             finish_within: Duration::from_millis(pick(rng, &[5, 3_000, 3_000])),
             replays: pick(rng, &[0.0, 0.0, 0.0, 2.0, 30.0]),
             thefts: 0.0,
+            priority_share: pick(rng, &[0.0, 0.0, 0.3]),
         }
     }
 }

@@ -144,6 +144,9 @@ impl World {
             let wait = self.between(Duration::ZERO, Duration::from_secs(3));
             message = message.deliver_at(Timestamp(wall.0 + wait.as_millis() as i64));
         }
+        if self.options.priority_share > 0.0 && self.rng.random_bool(self.options.priority_share) {
+            message = message.priority(self.rng.random_range(0..=100));
+        }
         self.ledger.sent(id, sender, lane);
         let now = self.mono();
         let outgoing = Outgoing {
