@@ -26,16 +26,17 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Takes up what was saved.
+    /// Takes up what was saved. Counts only rise, and of a producer that has not left memory the file may say less: its
+    /// newest record is perhaps still on its way there.
     pub(super) fn resume(&mut self, saved: &ProducerCounts) {
         *self = Self {
             sent: self.sent.max(saved.sent),
-            by_socket: saved.by_socket,
-            answered: saved.answered,
-            by_word: saved.by_word,
-            err: saved.err,
-            unheard: saved.unheard,
-            missing: saved.missing,
+            by_socket: self.by_socket.max(saved.by_socket),
+            answered: self.answered.max(saved.answered),
+            by_word: self.by_word.max(saved.by_word),
+            err: self.err.max(saved.err),
+            unheard: self.unheard.max(saved.unheard),
+            missing: self.missing.max(saved.missing),
         };
     }
 
@@ -141,5 +142,24 @@ impl Machine {
             since: Timestamp::default(),
             updated_at: self.now.wall,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_older_than_what_is_known_takes_nothing_back() {
+        let mut counts = Counts::default();
+        let saved = |answered| ProducerCounts {
+            sent: answered,
+            by_socket: answered,
+            answered,
+            ..ProducerCounts::default()
+        };
+        counts.resume(&saved(9));
+        counts.resume(&saved(8));
+        assert_eq!((counts.sent, counts.by_socket, counts.answered), (9, 9, 9));
     }
 }
