@@ -30,8 +30,8 @@ pub(super) enum Doing {
     Bury(Ticket, Arc<str>),
     /// A copy in the file is settled with a kept outcome.
     Late { producer: ProducerId, n: u64 },
-    /// The producer's record is saved, so memory may be free of it.
-    Forget(ProducerId),
+    /// The producer's record is saved, by its save of this number, so memory may be free of it.
+    Forget(ProducerId, u64),
     /// The key is stopped.
     Hold(Key),
     /// The counts of producers are saved, as was asked for.
@@ -161,7 +161,7 @@ impl Machine {
                 }
                 self.drop_kept(producer, n);
             }
-            Doing::Forget(producer) => self.forgotten(producer),
+            Doing::Forget(producer, save) => self.forgotten(producer, save),
             Doing::Hold(key) => self.key_is_held(&key),
             Doing::Save(save) => self.actions.push_back(Action::Saved { save, saved: true }),
         }
@@ -300,7 +300,7 @@ impl Machine {
                     self.could_not_store(ticket, true);
                 }
                 // What was to be saved may be out of date when it is tried again.
-                Doing::Forget(producer) => self.not_forgotten(producer),
+                Doing::Forget(producer, _) => self.not_forgotten(producer),
                 Doing::Save(save) => {
                     let saved = false;
                     self.actions.push_back(Action::Saved { save, saved });

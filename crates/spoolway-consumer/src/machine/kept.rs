@@ -29,8 +29,10 @@ pub(super) struct Producer {
     pub(super) suspect_below: u64,
     pub(super) numbers: Numbers<Number>,
     pub(super) gone_at: Option<Instant>,
-    /// Its record is saved; it leaves memory when the reads before this one are used.
-    pub(super) leaves: Option<u64>,
+    /// How often its record was saved so that it may leave memory.
+    saves: u64,
+    /// The newest of them is on disk; it leaves memory when the reads before this one are used.
+    leaves: Option<u64>,
     pub(super) counts: Counts,
     /// Whether all that was ever answered is in `counts`.
     pub(super) remembered: bool,
@@ -269,7 +271,9 @@ impl Machine {
             }
             producer.gone_at = None;
             producer.leaves = None;
-            writes.push((Write::SaveProducer(self.record(id)), Doing::Forget(id)));
+            producer.saves += 1;
+            let forget = Doing::Forget(id, producer.saves);
+            writes.push((Write::SaveProducer(self.record(id)), forget));
         }
         if !writes.is_empty() {
             self.commit(writes);
@@ -288,8 +292,15 @@ impl Machine {
         }
     }
 
-    /// The record is on disk: unless the producer is back, memory is free of it.
-    pub(super) fn forgotten(&mut self, id: ProducerId) {
+    /// The record is on disk: unless the producer is back, or a newer one is on its way, memory is free of it.
+    pub(super) fn forgotten(&mut self, id: ProducerId, save: u64) {
+        if self
+            .producers
+            .get(&id)
+            .is_none_or(|known| known.saves != save)
+        {
+            return;
+        }
         let says_hello = |asking: &Asking| {
             let hello = asking.hello.as_ref();
             hello.is_some_and(|(_, hello)| hello.producer == id)

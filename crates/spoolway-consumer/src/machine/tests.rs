@@ -774,6 +774,26 @@ fn a_producer_without_a_connection_leaves_memory_after_its_record_is_saved() {
 }
 
 #[test]
+fn a_producer_stays_in_memory_while_a_newer_record_of_it_is_on_its_way() {
+    let mut bench = Bench::new();
+    let leave = |bench: &mut Bench, conn| {
+        bench.on(Event::Closed { conn });
+        bench.after(Duration::from_secs(61))
+    };
+    assert_eq!(leave(&mut bench, CONN), ["commit [save producer]"]);
+    bench.hello(2, 2, 1, 1);
+    bench.arrives(2, "m", None);
+    bench.finish(Finish::Done);
+    assert_eq!(leave(&mut bench, 2), ["commit [save producer]"]);
+    bench.commits();
+    bench.polled(Vec::new());
+    assert_eq!(bench.machine.kept().1, 1, "the file says nothing of m yet");
+    bench.commits();
+    bench.polled(Vec::new());
+    assert!(bench.machine.producers.is_empty());
+}
+
+#[test]
 fn a_row_that_left_memory_after_a_read_began_is_not_taken_from_it() {
     let mut bench = Bench::new();
     let poll = |bench: &mut Bench| {
