@@ -26,10 +26,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 use rusqlite::{Connection, params};
 use spoolway::Message;
-use spoolway::queue::{Claimed, PollerOptions, Settlement, SqliteQueue, SqliteQueuePoller};
+use spoolway::queue::{Claimed, PollerOptions, SqliteQueue, SqliteQueuePoller};
 use spoolway_benches::{
-    begin, consume, histogram, is_picked, median, message, monotonic, nanos, open_queue, option,
-    place, resident, show, stamped, wal_bytes,
+    begin, consume, drain_queue, histogram, is_picked, median, message, monotonic, nanos,
+    open_queue, option, place, resident, show, stamped, wal_bytes,
 };
 
 const KEPT: u64 = 5_000_000;
@@ -186,23 +186,11 @@ fn kept() {
 /// Messages a second, and pages read for each claim.
 fn drained(queue: &SqliteQueue) -> (f64, f64) {
     let (start, before) = (Instant::now(), bytes_read());
-    let (mut rows, mut claims) = (0, 0);
-    loop {
-        let claimed = queue.dequeue(CLAIMED).expect("claimed");
-        if claimed.is_empty() {
-            break;
-        }
-        let settled = claimed
-            .iter()
-            .map(|claimed| (claimed, Settlement::Processed));
-        queue.settle(&settled.collect::<Vec<_>>()).expect("settled");
-        rows += claimed.len();
-        claims += 1;
-    }
+    let (rows, claims) = drain_queue(queue, CLAIMED);
     let read = bytes_read() - before;
     (
         rows as f64 / start.elapsed().as_secs_f64(),
-        read as f64 / 4_096.0 / f64::from(claims),
+        read as f64 / 4_096.0 / claims as f64,
     )
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
-use spoolway::queue::{QueueOptions, Role};
+use spoolway::queue::{QueueOptions, Role, Settlement};
 use spoolway::{Consumer, Delivery, Message, MessageId, Producer, Receipt, SendError, SqliteQueue};
 use tokio::runtime::Runtime;
 
@@ -211,6 +211,23 @@ pub fn open_queue(path: &Path) -> SqliteQueue {
         ..QueueOptions::default()
     };
     SqliteQueue::open(path, options).expect("a queue file")
+}
+
+/// Claims and settles so many at a time until none is left: how many there were, and in how many claims.
+pub fn drain_queue(queue: &SqliteQueue, at_a_time: usize) -> (usize, usize) {
+    let (mut rows, mut claims) = (0, 0);
+    loop {
+        let claimed = queue.dequeue(at_a_time).expect("claimed");
+        if claimed.is_empty() {
+            return (rows, claims);
+        }
+        let settled = claimed
+            .iter()
+            .map(|claimed| (claimed, Settlement::Processed));
+        queue.settle(&settled.collect::<Vec<_>>()).expect("settled");
+        rows += claimed.len();
+        claims += 1;
+    }
 }
 
 /// A plain connection to a queue file, with the durability of `full`.

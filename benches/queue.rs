@@ -22,12 +22,10 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use rusqlite::{Connection, params};
 use spoolway::Message;
-use spoolway::queue::{
-    Claimed, NewRow, PollerOptions, Settlement, SqliteQueue, SqliteQueuePoller, Write,
-};
+use spoolway::queue::{Claimed, NewRow, PollerOptions, SqliteQueue, SqliteQueuePoller, Write};
 use spoolway_benches::{
-    histogram, is_picked, median, message, monotonic, nanos, open_queue, place, plain_file, show,
-    stamped,
+    drain_queue, histogram, is_picked, median, message, monotonic, nanos, open_queue, place,
+    plain_file, show, stamped,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -210,18 +208,7 @@ fn drain() {
             inserts(&conn, BATCH);
         }
         let start = Instant::now();
-        let mut rows = 0;
-        loop {
-            let claimed = queue.dequeue(CLAIMED).expect("claimed");
-            if claimed.is_empty() {
-                break;
-            }
-            let settled = claimed
-                .iter()
-                .map(|claimed| (claimed, Settlement::Processed));
-            queue.settle(&settled.collect::<Vec<_>>()).expect("settled");
-            rows += claimed.len();
-        }
+        let (rows, _) = drain_queue(&queue, CLAIMED);
         rounds.ours(rows as f64 / start.elapsed().as_secs_f64());
         let start = Instant::now();
         let mut rows = 0;

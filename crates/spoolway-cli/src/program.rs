@@ -1,12 +1,13 @@
 //! This program running once more as a child, and the files that children write.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead as _, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::mpsc;
 
 use crate::failure::{Failure, exit};
 
@@ -145,6 +146,25 @@ impl Drop for Program {
             let _ = self.child.wait();
         }
     }
+}
+
+/// What the parent writes to the standard input of such a child, line by line, read on a thread of its own. When the
+/// parent is gone this process ends.
+pub(crate) fn words_of_parent() -> Result<mpsc::Receiver<String>, Failure> {
+    let (sender, words) = mpsc::channel(1);
+    let read = move || {
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+        std::process::exit(exit::FAILED.into());
+    };
+    std::thread::Builder::new()
+        .name("words".into())
+        .spawn(read)
+        .map_err(|error| Failure::io("cannot start a thread", &error))?;
+    Ok(words)
 }
 
 /// Counts the lines of a growing file.

@@ -1,8 +1,11 @@
 //! The signals that end a command.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, exit};
 
 /// Waits for SIGINT and SIGTERM. From its making on they no longer kill the process.
 pub(crate) struct Signals {
@@ -26,4 +29,28 @@ impl Signals {
             _ = self.terminate.recv() => 143,
         }
     }
+}
+
+/// Runs work that blocks on a thread of its own. A signal sets what the work looks at, so that it ends itself and its
+/// processes, and is the exit code then.
+pub(crate) async fn stoppable(
+    name: &'static str,
+    work: impl FnOnce(&AtomicBool) -> Result<u8, Failure> + Send + 'static,
+) -> Result<u8, Failure> {
+    let mut signals = Signals::listen()?;
+    let stopped = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&stopped);
+    let mut work = tokio::task::spawn_blocking(move || work(&stop));
+    let (code, ended) = tokio::select! {
+        ended = &mut work => (None, ended),
+        code = signals.next() => {
+            stopped.store(true, Ordering::Relaxed);
+            (Some(code), work.await)
+        }
+    };
+    let result = ended.map_err(|error| {
+        Failure::new(exit::FAILED, "panicked", format!("the {name} panicked"))
+            .because(error.to_string())
+    })?;
+    code.map_or(result, Ok)
 }

@@ -15,7 +15,6 @@ mod report;
 pub(crate) mod side;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,7 @@ use crate::failure::{Failure, exit};
 use crate::output::{print, print_json};
 use crate::program::{DATABASE, Program};
 use crate::progress::Progress;
-use crate::signals::Signals;
+use crate::signals::stoppable;
 
 use report::{Figures, Report};
 use side::{Part, Told};
@@ -36,23 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_micros(500);
 /// How long a process may take to get ready, and to end.
 const STARTS_MAX: Duration = Duration::from_secs(20);
 
-/// Runs on a thread of its own, so that a signal can end it and its processes.
 pub(crate) async fn run(args: Bench, quiet: bool) -> Result<u8, Failure> {
-    let mut signals = Signals::listen()?;
-    let stopped = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&stopped);
-    let mut work = tokio::task::spawn_blocking(move || perform(&args, quiet, &stop));
-    let (code, ended) = tokio::select! {
-        ended = &mut work => (None, ended),
-        code = signals.next() => {
-            stopped.store(true, Ordering::Relaxed);
-            (Some(code), work.await)
-        }
-    };
-    let result = ended.map_err(|error| {
-        Failure::new(exit::FAILED, "panicked", "the bench panicked").because(error.to_string())
-    })?;
-    code.map_or(result, Ok)
+    stoppable("bench", move |stop| perform(&args, quiet, stop)).await
 }
 
 fn perform(args: &Bench, quiet: bool, stop: &AtomicBool) -> Result<u8, Failure> {

@@ -18,7 +18,6 @@ mod report;
 mod rig;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rand::RngExt as _;
@@ -27,32 +26,14 @@ use tokio::runtime::Handle;
 use crate::args::Torture;
 use crate::failure::{Failure, exit};
 use crate::output::{print, print_json, tell};
-use crate::signals::Signals;
+use crate::signals::stoppable;
 
 use report::Report;
 use rig::Rig;
 
-/// Runs on a thread of its own, so that a signal can end it and its processes.
 pub(crate) async fn run(args: Torture, quiet: bool) -> Result<u8, Failure> {
-    let mut signals = Signals::listen()?;
-    let stopped = Arc::new(AtomicBool::new(false));
-    let stop = Arc::clone(&stopped);
     let runtime = Handle::current();
-    let mut work = tokio::task::spawn_blocking(move || perform(&args, quiet, runtime, &stop));
-    let (code, ended) = tokio::select! {
-        ended = &mut work => (None, ended),
-        code = signals.next() => {
-            stopped.store(true, Ordering::Relaxed);
-            (Some(code), work.await)
-        }
-    };
-    let result = ended.map_err(|error| {
-        Failure::new(exit::FAILED, "panicked", "the torture panicked").because(error.to_string())
-    })?;
-    match code {
-        Some(code) => Ok(code),
-        None => result,
-    }
+    stoppable("torture", move |stop| perform(&args, quiet, runtime, stop)).await
 }
 
 fn perform(args: &Torture, quiet: bool, runtime: Handle, stop: &AtomicBool) -> Result<u8, Failure> {

@@ -72,7 +72,7 @@ impl<T> Route<T> {
     /// its key to keep, or may have been taken.
     fn turn_away(&mut self) {
         let fresh = self.fresh.max(self.waiting_from);
-        let from = self.entries.partition_point(|entry| entry.n < fresh);
+        let from = self.place(fresh);
         for entry in self.entries.split_off(from) {
             if entry.step == Step::Waiting && !entry.may_be_held() {
                 self.end(entry, Verdict::NotTaken(Lack::Window));
@@ -90,9 +90,7 @@ impl<T> Route<T> {
         if up.hold_until.is_some() || self.config.on_full == OnFull::Spool && !message.keyed {
             return true;
         }
-        let from = self
-            .entries
-            .partition_point(|entry| entry.n < self.waiting_from);
+        let from = self.place(self.waiting_from);
         let waiting = self.entries.range(from..);
         let (mut count, mut sum) = (up.in_flight, up.bytes_in_flight);
         for entry in waiting.filter(|entry| entry.step == Step::Waiting) {

@@ -18,15 +18,19 @@ async fn what_was_sent_without_a_consumer_is_committed_before_anything_of_its_ke
     for n in 1..=50 {
         producer.send_later(keyed(n)).unwrap();
     }
-    // It connects while groups are under way.
-    let consumer = bed.listen();
+    // It connects while groups are under way. Nothing is answered before the end: the window has room for all, however
+    // many are sent until it is connected.
+    let consumer = bed.listen().window(u32::MAX);
     let greeting = tokio::spawn(async move { (consumer.greet().await, consumer) });
     let mut sent = 50;
-    while !producer.status().connected {
-        sent += 1;
-        producer.send_later(keyed(sent)).unwrap();
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while !producer.status().connected {
+            sent += 1;
+            producer.send_later(keyed(sent)).unwrap();
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let (mut peer, _consumer) = soon(greeting).await.unwrap();
     for n in sent + 1..=sent + 10 {
         producer.send_later(keyed(n)).unwrap();

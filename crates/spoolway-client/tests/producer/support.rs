@@ -269,20 +269,24 @@ impl Peer {
 
     /// The number and id of the next message; pings are answered.
     pub(crate) async fn message(&mut self) -> (u64, String) {
-        loop {
-            match self.next().await {
-                Some(Heard::Message(n, message)) => return (n, message.id.to_string()),
-                Some(Heard::Op(ProducerOp::Ping)) => self.say(ConsumerOp::Pong).await,
-                Some(Heard::Op(_)) => {}
-                None => panic!("the connection ended"),
-            }
-        }
+        self.messages(1).await.remove(0)
     }
 
+    /// The next `count` of them. The pings in between do not prolong the wait.
     pub(crate) async fn messages(&mut self, count: usize) -> Vec<(u64, String)> {
         let mut messages = Vec::new();
-        while messages.len() < count {
-            messages.push(self.message().await);
+        let all = async {
+            while messages.len() < count {
+                match self.next().await {
+                    Some(Heard::Message(n, message)) => messages.push((n, message.id.to_string())),
+                    Some(Heard::Op(ProducerOp::Ping)) => self.say(ConsumerOp::Pong).await,
+                    Some(Heard::Op(_)) => {}
+                    None => panic!("the connection ended"),
+                }
+            }
+        };
+        if tokio::time::timeout(LIMIT, all).await.is_err() {
+            panic!("{} of {count} messages came: {messages:?}", messages.len());
         }
         messages
     }
@@ -305,26 +309,32 @@ impl Peer {
 
     /// The next confirmation: ranges and counts. What comes before it is passed over.
     pub(crate) async fn seen(&mut self) -> (Vec<(u64, u64)>, u64, u64) {
-        loop {
-            match self.next().await {
-                Some(Heard::Op(ProducerOp::Seen { ranges, queue, err })) => {
-                    return (ranges.iter().collect(), queue, err);
+        soon(async {
+            loop {
+                match self.next().await {
+                    Some(Heard::Op(ProducerOp::Seen { ranges, queue, err })) => {
+                        return (ranges.iter().collect(), queue, err);
+                    }
+                    Some(_) => {}
+                    None => panic!("the connection ended unconfirmed"),
                 }
-                Some(_) => {}
-                None => panic!("the connection ended unconfirmed"),
             }
-        }
+        })
+        .await
     }
 
     /// Reads to the end of the connection; returns the messages.
     pub(crate) async fn rest(&mut self) -> Vec<u64> {
-        let mut rest = Vec::new();
-        while let Some(heard) = self.next().await {
-            if let Heard::Message(n, _) = heard {
-                rest.push(n);
+        soon(async {
+            let mut rest = Vec::new();
+            while let Some(heard) = self.next().await {
+                if let Heard::Message(n, _) = heard {
+                    rest.push(n);
+                }
             }
-        }
-        rest
+            rest
+        })
+        .await
     }
 
     pub(crate) async fn say(&mut self, op: ConsumerOp) {

@@ -1,9 +1,11 @@
 //! What goes over the wire, byte by byte.
 
+use std::time::Instant;
+
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Rig, Seen, frame, hello, message};
+use crate::support::{PATIENCE, Rig, Seen, frame, hello, message};
 
 #[tokio::test]
 async fn hello_is_answered_and_messages_are_acked() {
@@ -310,12 +312,14 @@ async fn connections_beyond_the_limit_are_told_and_closed() {
     assert_eq!(rig.peer().await.error().await["code"], "busy");
     drop(second);
     // Its place is free once its end was noticed.
+    let end = Instant::now() + PATIENCE;
     loop {
         let mut next = rig.peer().await;
         next.send(hello(3, 1, 1)).await;
         if next.recv().await["op"] == "hello" {
             break;
         }
+        assert!(Instant::now() < end, "its place is never free");
     }
     running.stop().await;
 }

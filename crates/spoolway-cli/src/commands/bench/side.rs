@@ -4,7 +4,6 @@
 //! When its standard input closes, its parent is gone and it ends.
 
 use std::fmt;
-use std::io::BufRead as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use crate::args::BenchSide;
 use crate::failure::{Failure, exit};
 use crate::output::{print, print_json};
 use crate::paths::Places;
-use crate::program::Program;
+use crate::program::{Program, words_of_parent};
 
 pub(super) const READY: &str = "ready";
 pub(super) const GO: &str = "go";
@@ -97,7 +96,7 @@ pub(crate) fn run(places: &Places, args: &BenchSide) -> Result<u8, Failure> {
 }
 
 async fn part(places: &Places, args: &BenchSide) -> Result<u8, Failure> {
-    let mut words = listen()?;
+    let mut words = words_of_parent()?;
     let told = match args.part {
         Part::Consumer => consume(places, &mut words).await?,
         Part::Producer => {
@@ -156,25 +155,6 @@ async fn consume(places: &Places, words: &mut mpsc::Receiver<String>) -> Result<
     })??;
     told.messages = summary.processed;
     Ok(told)
-}
-
-/// The lines of the standard input, read on a thread of its own.
-fn listen() -> Result<mpsc::Receiver<String>, Failure> {
-    let (sender, receiver) = mpsc::channel(1);
-    let read = move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-        // The parent is gone.
-        std::process::exit(exit::FAILED.into());
-    };
-    std::thread::Builder::new()
-        .name("words".into())
-        .spawn(read)
-        .map_err(|error| Failure::io("cannot start a thread", &error))?;
-    Ok(receiver)
 }
 
 async fn begin(words: &mut mpsc::Receiver<String>, word: &str) -> Result<Meter, Failure> {

@@ -5,14 +5,13 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead as _, Write as _};
+use std::io::Write as _;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use spoolway::client::{Fate, QueueReason};
 use spoolway::{Producer, Receipt, SendError};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -21,6 +20,7 @@ use super::journal::{CONFLICT, Entry, NOT_TAKEN, Told, UNKNOWN};
 use crate::args::TortureProducer;
 use crate::failure::{Failure, exit};
 use crate::paths::Places;
+use crate::program::words_of_parent;
 
 /// How many messages a run has on their way at most: one of these. A consumer's window is 1,024.
 const OUTSTANDING_MAX: [usize; 5] = [1, 16, 128, 512, 1_500];
@@ -35,7 +35,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(20);
 
 /// Sends until it is told to end.
 pub(crate) async fn run(places: Places, args: TortureProducer) -> Result<u8, Failure> {
-    let mut commands = listen()?;
+    let mut commands = words_of_parent()?;
     let journal = File::options()
         .create(true)
         .append(true)
@@ -83,23 +83,6 @@ pub(crate) async fn run(places: Places, args: TortureProducer) -> Result<u8, Fai
     producer.close(CLOSE_MAX).await;
     run.write(&Entry::End(run.next))?;
     Ok(exit::OK)
-}
-
-/// The lines of the standard input, read on a thread of its own.
-fn listen() -> Result<mpsc::Receiver<String>, Failure> {
-    let (sender, receiver) = mpsc::channel(1);
-    let read = move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("commands".into())
-        .spawn(read)
-        .map_err(|error| Failure::io("cannot start a thread", &error))?;
-    Ok(receiver)
 }
 
 /// What a `send` returned, and when.
