@@ -1,6 +1,5 @@
 //! The core behind its lock, and what is done when the lock is released.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,8 +24,8 @@ pub(crate) struct Shared {
     changed: Condvar,
     pub(crate) options: Arc<Options>,
     queue: SqliteQueue,
-    /// The process that opened it; a fork has another.
-    pub(crate) pid: AtomicU32,
+    /// Knows the process that opened it.
+    origin: forkguard::atfork::Guard,
 }
 
 impl Shared {
@@ -51,7 +50,7 @@ impl Shared {
             changed: Condvar::new(),
             options,
             queue,
-            pid: AtomicU32::new(std::process::id()),
+            origin: forkguard::atfork::Guard::default(),
         });
         // What the core asked for before there was anything to do it.
         shared.with(|_, _| ());
@@ -105,8 +104,10 @@ impl Shared {
     }
 
     /// Whether this process is not the one that opened the producer.
+    ///
+    /// Asked at every send: a counter that the C library's `fork` raises costs nothing, where `getpid` is a system call.
     pub(crate) fn is_forked(&self) -> bool {
-        self.pid.load(Ordering::Relaxed) != std::process::id()
+        self.origin.clone().detected_fork()
     }
 
     /// Stamps and checks a message, and starts it on its way.

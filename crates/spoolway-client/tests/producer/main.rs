@@ -6,6 +6,7 @@ mod batch;
 mod close;
 mod confirm;
 mod file;
+mod fork;
 mod full;
 mod key;
 mod open;
