@@ -11,6 +11,7 @@ mod spool;
 pub(crate) use call::Room;
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +33,9 @@ use crate::{Closed, OtherQueueFile, SocketReason, Status};
 /// at once when it comes to [`GATHER_BYTES`]. Below, it is written by whoever sends it.
 const GATHER_FROM: u32 = 16;
 const GATHER_BYTES: usize = 32 * 1024;
+/// With so many bytes unwritten, what comes behind them is encoded when the kernel has taken them: no memory for it
+/// before, and what is encoded is still near at hand when it is written.
+const OUT_MAX: usize = 128 * 1024;
 /// Messages of a frame at most, and bytes of one with more than one: what a faulty frame costs stays small.
 const BATCH_MAX: usize = 64;
 const BATCH_BYTES: usize = 64 * 1024;
@@ -50,6 +54,13 @@ impl fmt::Debug for Body {
     }
 }
 
+/// What keeps its place on the link before it is encoded.
+#[derive(Clone, Copy, Debug)]
+enum Behind {
+    At(u64),
+    Message(u64),
+}
+
 #[derive(Debug)]
 pub(crate) struct Core {
     options: Arc<Options>,
@@ -64,6 +75,8 @@ pub(crate) struct Core {
     given_up: bool,
     /// What is to be written on the link.
     out: BytesMut,
+    /// What is behind it, and not encoded yet.
+    behind: VecDeque<Behind>,
     /// What is written goes into frames of many messages; these are of the next one.
     batches: bool,
     batch: Vec<u64>,
@@ -145,6 +158,7 @@ impl Core {
             turns: 0,
             given_up: false,
             out: BytesMut::new(),
+            behind: VecDeque::new(),
             batches: false,
             batch: Vec::new(),
             batch_bytes: 0,
@@ -225,7 +239,7 @@ impl Core {
         match result {
             Ok(stream) => {
                 self.link = Some(Link::new(stream));
-                self.out.clear();
+                self.forget_out();
                 self.reason = None;
                 self.on(now, Event::Connected);
             }
@@ -292,7 +306,12 @@ impl Core {
                     };
                     ProducerOp::Hello(hello).put(&mut self.out);
                 }
+                Action::At { n } if self.is_backed_up() => self.behind.push_back(Behind::At(n)),
                 Action::At { n } => ProducerOp::At { n }.put(&mut self.out),
+                Action::Write { n } if self.is_backed_up() => {
+                    self.put_batch();
+                    self.behind.push_back(Behind::Message(n));
+                }
                 Action::Write { n } => {
                     let bytes = self.route.body(n).map_or(0, |body| body.message.size());
                     if self.batch.len() == BATCH_MAX || self.batch_bytes + bytes > BATCH_BYTES {
@@ -330,6 +349,64 @@ impl Core {
                 Action::Unknown { n } => self.tell(n),
             }
         }
+    }
+
+    // ---- what is written
+
+    fn is_backed_up(&self) -> bool {
+        self.out.len() >= OUT_MAX || !self.behind.is_empty()
+    }
+
+    /// Writes as much as the kernel takes. Returns whether the driver has to go on.
+    fn write(&mut self) -> bool {
+        let mut wake = false;
+        while let Some(link) = &mut self.link {
+            wake |= link.write(&mut self.out);
+            if link.is_broken() {
+                return true;
+            }
+            if link.is_blocked() || self.behind.is_empty() {
+                break;
+            }
+            self.put_behind();
+        }
+        wake
+    }
+
+    /// Encodes what comes next.
+    fn put_behind(&mut self) {
+        while self.out.len() < OUT_MAX
+            && let Some(next) = self.behind.pop_front()
+        {
+            match next {
+                Behind::At(n) => ProducerOp::At { n }.put(&mut self.out),
+                Behind::Message(n) if self.route.body(n).is_some() => {
+                    self.batch.push(n);
+                    self.put_batch();
+                }
+                Behind::Message(n) => {
+                    // Numbers count messages, so nothing can be written past it.
+                    tracing::warn!(n, "the consumer answered a message before it was written");
+                    self.link.iter_mut().for_each(Link::fail);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The messages that no consumer can have, in order: the kernel did not take them whole.
+    fn unsent(&self) -> Vec<u64> {
+        let mut unsent = self.link.as_ref().map(Link::unsent).unwrap_or_default();
+        unsent.extend(self.behind.iter().filter_map(|behind| match behind {
+            Behind::Message(n) => Some(*n),
+            Behind::At(_) => None,
+        }));
+        unsent
+    }
+
+    fn forget_out(&mut self) {
+        self.out.clear();
+        self.behind.clear();
     }
 
     /// Puts one message as a frame, many as a frame with an array.
@@ -372,9 +449,9 @@ impl Core {
         }
         if std::mem::take(&mut self.gathers) && self.out.len() < GATHER_BYTES {
             self.effects.wake |= !std::mem::replace(&mut self.gathering, true);
-        } else if let Some(link) = &mut self.link {
+        } else if self.link.is_some() {
             self.gathering = false;
-            self.effects.wake |= link.write(&mut self.out);
+            self.effects.wake |= self.write();
         }
         if let Some(deadline) = self.next_deadline() {
             self.effects.wake |= self.armed.is_none_or(|armed| deadline < armed);

@@ -73,6 +73,16 @@ impl Link {
         self.blocked && !self.broken
     }
 
+    /// Whether nothing more is written, and what is there to be read is the last.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Ends it from this side.
+    pub(crate) fn fail(&mut self) {
+        self.broken = true;
+    }
+
     /// The kernel takes bytes again.
     pub(crate) fn unblock(&mut self) {
         self.blocked = false;

@@ -23,6 +23,10 @@ const HEADER_BYTES: usize = 4;
 /// bytes that come, so a hundred peers that announce 16 MiB and stop cost little.
 const RESERVE_BYTES: usize = 64 * 1024;
 
+/// How much it is behind the beginning of a long body, which is seldom the only one: one read brings several, and what
+/// has arrived of the last is moved once for all of them.
+const RESERVE_BYTES_LONG: usize = 256 * 1024;
+
 /// Cuts a stream of bytes, in any chunking, into the bodies of frames.
 ///
 /// It has no buffer of its own: read into a [`BytesMut`], then call [`next`](Self::next) until it
@@ -65,8 +69,14 @@ impl FrameDecoder {
             }
         };
         if buffer.len() < body {
-            let missing = body - buffer.len();
-            buffer.reserve(missing.min(buffer.len().max(RESERVE_BYTES)));
+            let held = buffer.len();
+            if buffer.capacity() < body {
+                let ahead = match held < RESERVE_BYTES / 2 {
+                    true => RESERVE_BYTES,
+                    false => held.max(RESERVE_BYTES_LONG),
+                };
+                buffer.reserve((body - held).max(RESERVE_BYTES_LONG).min(ahead));
+            }
             return Ok(None);
         }
         self.body = None;

@@ -19,10 +19,10 @@ impl Core {
                 }
                 Read::Nothing => return,
                 Read::End => {
-                    let unsent = link.unsent();
+                    let unsent = self.unsent();
                     self.link = None;
                     self.turns += 1;
-                    self.out.clear();
+                    self.forget_out();
                     self.reason.get_or_insert(SocketReason::Closed);
                     self.on(now, Event::Closed { unsent });
                     self.opened();
@@ -169,7 +169,7 @@ impl Core {
         } else if self.dialing.take().is_some() && !self.options.spool_only {
             self.reason = Some(SocketReason::Busy);
         }
-        self.out.clear();
+        self.forget_out();
         self.effects.wake = true;
         self.opened();
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use spoolway_client::route::RouteConfig;
-use spoolway_client::{Path, SendCode, SocketReason};
-use spoolway_proto::{Code, ConsumerOp, Epoch};
+use spoolway_client::{Path, Producer, SendCode, SocketReason};
+use spoolway_proto::{Code, ConsumerOp, Epoch, Message};
 
 use crate::support::{Bed, Row, message, soon, until};
 
@@ -37,6 +37,58 @@ async fn what_was_not_answered_is_sent_again_in_order_when_the_consumer_is_back(
     for sending in sendings {
         assert_eq!(soon(sending).await.unwrap().path, Path::Socket);
     }
+    assert_eq!(bed.ids(), [""; 0]);
+}
+
+/// More than the kernel holds, most of which waits in the producer, unencoded.
+fn send_more_than_fits(producer: &Producer) {
+    let large = "x".repeat(64 << 10);
+    for n in 1..=40 {
+        let message = Message::new("task", &large).unwrap().id(n.to_string());
+        producer.send_later(message).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_the_kernel_had_no_room_for_is_sent_in_order_by_the_next_connection() {
+    let bed = Bed::new();
+    let (producer, consumer, mut peer) = bed.connected(bed.builder()).await;
+    send_more_than_fits(&producer);
+    peer.messages(2).await;
+    peer.processed([1, 2]).await;
+    drop((peer, consumer));
+
+    let consumer = bed.listen();
+    let mut peer = consumer.greet().await;
+    assert_eq!(peer.hello().first, 3);
+    let again = peer.messages(38).await;
+    assert!(again.iter().map(|(n, _)| *n).eq(3..=40), "{again:?}");
+    assert!(again.iter().all(|(n, id)| n.to_string() == *id));
+    peer.processed(3..=40).await;
+    soon(producer.flush()).await;
+    assert_eq!(bed.ids(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_consumer_that_answers_what_was_not_written_is_left() {
+    let bed = Bed::new();
+    let (producer, consumer, mut peer) = bed.connected(bed.builder()).await;
+    send_more_than_fits(&producer);
+    peer.processed([30]).await;
+    until("the answer counts", || producer.status().by_socket == 1).await;
+    // Numbers count messages: nothing behind the one that is missing may be written.
+    let written = peer.rest().await;
+    assert!(written.len() < 30, "{written:?}");
+    assert!(written.iter().copied().eq(1..=written.len() as u64));
+    drop((peer, consumer));
+
+    let consumer = bed.listen();
+    let mut peer = consumer.greet().await;
+    let again = peer.messages(39).await;
+    assert!(again.iter().map(|(n, _)| *n).eq((1..30).chain(31..=40)));
+    assert!(again.iter().all(|(n, id)| n.to_string() == *id));
+    peer.processed(1..=40).await;
+    soon(producer.flush()).await;
     assert_eq!(bed.ids(), [""; 0]);
 }
 
