@@ -134,14 +134,13 @@ impl Run<'_> {
         let queue = SqliteQueue::open(self.directory.join(DATABASE), Default::default())?;
         let mut consumer = self.start(Part::Consumer, 0, "consumer")?;
         let messages = self.messages;
-        loop {
-            let stats = queue.stats()?;
-            if stats.pending == 0 {
-                break;
-            }
+        // Counting reads all that is pending, which would be measured too: only the end is counted.
+        while !queue.peek(1)?.is_empty() || queue.stats()?.pending > 0 {
             self.look(&mut consumer)?;
-            self.progress
-                .show(|| format!("drain: {} of {messages} to go", stats.pending));
+            self.progress.show(|| match queue.stats() {
+                Ok(stats) => format!("drain: {} of {messages} to go", stats.pending),
+                Err(error) => format!("drain: {error}"),
+            });
             std::thread::sleep(20 * LOOK_EVERY);
         }
         let ended = side::monotonic();
