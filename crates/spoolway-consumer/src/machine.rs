@@ -66,9 +66,10 @@ pub struct MachineConfig {
     pub hold_max: Duration,
     /// Handlers that run at a time. Default 64.
     pub slots: usize,
-    /// Rows of the queue file held in memory at most. Default 256, four times the slots.
+    /// Rows of the queue file held in memory at most: as many may run twice when the consumer is killed. Default 1,024,
+    /// as the window of a connection.
     pub claimed_max: usize,
-    /// Rows read at a time. Default 50.
+    /// Rows read at a time; what is claimed, and later settled, in one commit. Default 256.
     pub page: usize,
     /// Time between looks into the queue file when nothing wakes the consumer. Default 1 s.
     pub poll_every: Duration,
@@ -138,8 +139,8 @@ impl Default for MachineConfig {
         Self {
             hold_max: Duration::from_secs(2),
             slots: 64,
-            claimed_max: 256,
-            page: 50,
+            claimed_max: 1_024,
+            page: 256,
             poll_every: Duration::from_secs(1),
             pending_max: 10_000,
             window_max: 1_024,

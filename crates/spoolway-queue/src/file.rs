@@ -358,6 +358,13 @@ fn set_up(conn: &Connection, path: &Path, options: &QueueOptions) -> Result<(), 
         return Err(QueueError::misuse(path, "PRAGMA synchronous did not take"));
     }
     conn.busy_timeout(Duration::ZERO).map_err(failed)?;
+    keep_statements(conn).map_err(failed)
+}
+
+/// Statements stay prepared, and stay as they were prepared: else SQLite plans one anew for each value that it takes for
+/// another case of a partial index, which cost a quarter of all reading.
+pub(crate) fn keep_statements(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.set_prepared_statement_cache_capacity(sql::CACHE_CAPACITY);
     Ok(())
 }

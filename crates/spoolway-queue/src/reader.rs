@@ -7,7 +7,6 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::file::COMMON_FLAGS;
-use crate::sql;
 
 /// Readers kept by the pool: a poll, a lookup, statistics and one to spare.
 const READERS_MAX: u32 = 4;
@@ -57,6 +56,5 @@ fn init(conn: &mut Connection) -> rusqlite::Result<()> {
         "PRAGMA query_only = ON; PRAGMA mmap_size = 0; PRAGMA trusted_schema = OFF; \
          PRAGMA temp_store = MEMORY;",
     )?;
-    conn.set_prepared_statement_cache_capacity(sql::CACHE_CAPACITY);
-    Ok(())
+    crate::file::keep_statements(conn)
 }

@@ -243,6 +243,7 @@ pub(crate) mod tests {
 
     pub(crate) fn fresh() -> Connection {
         let conn = Connection::open_in_memory().unwrap();
+        crate::file::keep_statements(&conn).unwrap();
         crate::schema::migrate(&conn, 0).unwrap();
         conn
     }
