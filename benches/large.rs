@@ -339,7 +339,7 @@ fn drain() {
             std::thread::sleep(Duration::from_millis(200));
         }
         let rate = messages as f64 / start.elapsed().as_secs_f64();
-        let (_, peak) = resident(&side.child);
+        let (_, peak) = resident(side.child.id());
         let name = format!("drain, {what}");
         println!("{name:<24} {messages} messages, {rate:.0} messages/s with the start");
         bound(&name, peak as f64 / 1_024.0, RESIDENT_MIB, "MiB");

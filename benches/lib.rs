@@ -124,7 +124,7 @@ impl Side {
 
     /// Its resident memory now and at its peak, in KiB.
     pub fn resident(&self) -> (u64, u64) {
-        resident(&self.0)
+        resident(self.0.id())
     }
 }
 
@@ -135,10 +135,10 @@ impl Drop for Side {
     }
 }
 
-/// The resident memory of a child now and at its peak, in KiB.
-pub fn resident(child: &Child) -> (u64, u64) {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
-    let status = status.expect("Linux, and our own child");
+/// The resident memory of a process now and at its peak, in KiB.
+pub fn resident(pid: u32) -> (u64, u64) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let status = status.expect("Linux, and a process of ours");
     let kib = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let value = line.and_then(|line| line.trim().strip_suffix(" kB"));

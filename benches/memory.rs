@@ -1,4 +1,5 @@
-//! What a consumer keeps in memory of producers that are gone, and of keys that are idle: nothing that grows.
+//! What a consumer keeps in memory: of producers that are gone and of keys that are idle nothing that grows, of messages
+//! on their way little beside their bytes.
 //!
 //! `cargo bench -p spoolway-benches --bench memory` prints, for 200-byte messages and a handler that does nothing:
 //!
@@ -11,7 +12,12 @@
 //! - `lanes`: the memory of a consumer before and after a million messages without keys, and of another before and
 //!   after a million messages each with its own key; the difference by key.
 //!
-//! Behind `--`: the parts to run, then `--producers 2000`, `--keys 100000`. Resident memory is read from `/proc`, so
+//! - `steady`: three million messages at 10,000 a second, which takes five minutes: the memory of the consumer and of the
+//!   producer after a tenth of them and at the end.
+//! - `in-flight`: messages that no handler finishes, in the windows of ten producers: what each takes at both ends beside
+//!   its 200 bytes.
+//!
+//! Behind `--`: the parts to run, then `--producers 2000`, `--keys 100000`, `--messages 300000`, `--rate 10000`. Resident memory is read from `/proc`, so
 //! this runs on Linux only; memory that was freed and not returned to the system counts. Nothing here passes or fails.
 
 use std::collections::VecDeque;
@@ -20,13 +26,13 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use serde_json::Value;
-use spoolway::consumer::MachineConfig;
+use spoolway::consumer::{ConsumerConfig, MachineConfig};
 use spoolway::proto::{Epoch, ProducerId};
 use spoolway::wire::{PROTOCOL_VERSION, ProducerHello, ProducerOp, put_frame};
-use spoolway::{AckLevel, Message, SqliteQueue};
+use spoolway::{AckLevel, Consumer, Message, Producer, SqliteQueue};
 use spoolway_benches::{
-    Side, WINDOW, begin, consume, is_picked, key, keyed, message, option, place, producer, stream,
-    taken,
+    Side, WINDOW, begin, consume, is_picked, key, keyed, message, option, place, producer,
+    resident, stream, taken,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -36,11 +42,25 @@ const PRODUCERS: u64 = 10_000;
 const CLOSED_EVERY: u64 = 10;
 const MESSAGES_EACH: u64 = 16;
 const KEYS: u64 = 1_000_000;
+const STEADY: u64 = 3_000_000;
+const RATE: u64 = 10_000;
+/// Messages of each producer of `in-flight`.
+const HELD_EACH: usize = 1_000;
+const HOLDERS: usize = 10;
 
 fn main() {
     let (runtime, side) = begin();
-    if let Some((_, dir)) = side {
-        return runtime.block_on(consume(&dir, |_| {}));
+    if let Some((what, dir)) = side {
+        return match what.as_str() {
+            "holder" => runtime.block_on(hold(&dir)),
+            _ => runtime.block_on(consume(&dir, |_| {})),
+        };
+    }
+    if is_picked("steady") {
+        runtime.block_on(steady());
+    }
+    if is_picked("in-flight") {
+        runtime.block_on(in_flight());
     }
     if is_picked("producers") {
         runtime.block_on(producers());
@@ -221,4 +241,101 @@ async fn growth(name: &str, count: u64, make: impl Fn(u64) -> Message) -> f64 {
         "{name:<24} {before} KiB before, {after} KiB after {count} messages, peak {highest} KiB"
     );
     after as f64 - before as f64
+}
+
+// ---- a long steady stream
+
+async fn steady() {
+    let (count, rate) = (option("--messages", STEADY), option("--rate", RATE));
+    let (_dir, dir) = place();
+    let side = Side::start("consumer", &dir);
+    let producer = producer(&dir).await;
+    let mut tick = tokio::time::interval(Duration::from_millis(1));
+    let (mut sent, mut sending) = (0, VecDeque::new());
+    let mut early = None;
+    let start = Instant::now();
+    while sent < count {
+        tick.tick().await;
+        let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
+        for _ in sent..due.min(count) {
+            sending.push_back(producer.send(message()));
+        }
+        sent = due.min(count).max(sent);
+        while sending.len() > WINDOW {
+            taken(sending.pop_front().expect("one of them").await);
+        }
+        if sent >= count / 10 && early.is_none() {
+            early = Some((side.resident().0, resident(std::process::id()).0));
+        }
+    }
+    for sending in sending {
+        taken(sending.await);
+    }
+    let took = start.elapsed().as_secs_f64();
+    let (consumer, mine) = (side.resident(), resident(std::process::id()));
+    let early = early.expect("a tenth of them were sent");
+    println!("steady                   {count} in {took:.0} s");
+    for (name, early, (late, peak)) in
+        [("consumer", early.0, consumer), ("producer", early.1, mine)]
+    {
+        println!(
+            "steady, {name:<16} {early} KiB after a tenth, {late} KiB at the end: {:.3}; peak {peak} KiB",
+            late as f64 / early as f64
+        );
+    }
+}
+
+// ---- messages on their way
+
+/// A consumer whose handlers never end.
+async fn hold(dir: &Path) {
+    let mut config = ConsumerConfig::default();
+    config.machine.hold_max = Duration::from_secs(600);
+    let consumer = Consumer::builder(dir.join("s.sock"), dir.join("queue.db"))
+        .config(config)
+        .default(|_| std::future::pending::<()>());
+    // It is killed.
+    let ended = consumer.run(std::future::pending()).await;
+    ended.expect("a consumer");
+}
+
+async fn in_flight() {
+    let (_dir, dir) = place();
+    let side = Side::start("holder", &dir);
+    let mut producers: Vec<Producer> = Vec::new();
+    for _ in 0..HOLDERS {
+        producers.push(producer(&dir).await);
+    }
+    let count = (HOLDERS * HELD_EACH) as f64;
+    let before = (side.resident().0, resident(std::process::id()).0);
+    for producer in &producers {
+        for _ in 0..HELD_EACH {
+            producer.send_later(message()).expect("room");
+        }
+    }
+    let after = settled_memory(&side).await;
+    for (name, before, after) in [
+        ("consumer", before.0, after.0),
+        ("producer", before.1, after.1),
+    ] {
+        let each = (after as f64 - before as f64) * 1_024.0 / count;
+        println!(
+            "in flight, {name:<13} {before} KiB before, {after} KiB with {count} messages: {each:.0} bytes each, {:.0} beside its own",
+            each - 200.0
+        );
+    }
+    side.kill();
+}
+
+/// The memory of the consumer and of this process once neither changes any more.
+async fn settled_memory(side: &Side) -> (u64, u64) {
+    let mut last = (0, 0);
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = (side.resident().0, resident(std::process::id()).0);
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
 }
