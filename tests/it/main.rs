@@ -15,6 +15,7 @@ mod keys;
 mod readme;
 mod replay;
 mod standby;
+mod supervisor;
 mod support;
 mod torture;
 mod upkeep;

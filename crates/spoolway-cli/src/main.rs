@@ -9,6 +9,7 @@ mod paths;
 mod program;
 mod progress;
 mod signals;
+mod supervisor;
 mod units;
 
 use std::io::{self, IsTerminal as _};

@@ -14,6 +14,7 @@ use crate::failure::{Failure, exit};
 use crate::output::tell;
 use crate::paths::Places;
 use crate::signals::Signals;
+use crate::supervisor;
 use crate::units::{count, plural};
 
 /// Consumes until SIGINT or SIGTERM, then finishes what has arrived. A second signal ends it at once, and so does
@@ -52,8 +53,11 @@ pub(crate) async fn run(
     } else {
         None
     };
-    if let Some(before) = before.filter(|_| !quiet) {
-        tell(before);
+    if let Some(before) = before {
+        supervisor::waiting(&before);
+        if !quiet {
+            tell(before);
+        }
     }
     let mut builder = Consumer::builder(&places.socket, &places.database)
         .sink(args.sink.clone())
@@ -82,9 +86,15 @@ pub(crate) async fn run(
         tell(banner(&consumer, &args, waiting));
     }
 
+    supervisor::ready(&format!(
+        "listening on {}",
+        consumer.socket_path().display()
+    ));
+    supervisor::watch();
     let (shut_down, shutdown) = oneshot::channel();
     tokio::spawn(async move {
         signals.next().await;
+        supervisor::stopping();
         if !quiet {
             tell("shutting down (a second signal ends it at once)");
         }
