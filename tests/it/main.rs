@@ -14,6 +14,7 @@ mod idle;
 mod keys;
 mod readme;
 mod replay;
+mod sockets;
 mod standby;
 mod supervisor;
 mod support;

@@ -4,6 +4,7 @@ mod bench;
 mod dead;
 mod queue;
 mod replay;
+mod sockets;
 mod words;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use spoolway::consumer::RetryPolicy;
 use spoolway::proto::Key;
 use spoolway::{AckLevel, Sink};
 
+use crate::paths::Named;
 use crate::units::{parse_bytes, parse_duration};
 
 pub(crate) use bench::{Bench, BenchSide, Work};
@@ -22,6 +24,7 @@ pub(crate) use queue::{
     Backup, Check, Compact, Export, Import, MigrateCommand, MigrateStatus, QueueCommand, Stats,
 };
 pub(crate) use replay::Replay;
+pub(crate) use sockets::{Allowed, Sockets};
 pub(crate) use words::{Fault, KeyDoes, OfTypes, Remembers, Survives, retries};
 use words::{parse_attempts, parse_retry};
 
@@ -44,6 +47,7 @@ Examples:
   spoolway replay --since 1h --type 'order:*'   deliver once more what was processed
   spoolway dead ls                              what failed for good, and why
   spoolway audit                                account for every message that was sent
+  spoolway sockets                              which consumers listen, and whether they answer
   spoolway demo                                 watch it survive a kill -9
   spoolway torture                              let it survive worse, on your own disk
   spoolway bench                                what a message costs on this machine")]
@@ -51,20 +55,8 @@ Examples:
 Exit codes: 0 ok, 1 failed, 2 usage, 65 bad data, 66 not found, 69 consumer unavailable,
   70 a promise is broken, 73 would overwrite, 74 I/O, 75 try again, 77 permission, 78 configuration, 130 interrupted, 143 terminated")]
 pub(crate) struct Args {
-    /// The consumer's socket
-    ///
-    /// Default: `spoolway-default.sock` in $SPOOLWAY_SOCKET_DIR, else in $XDG_RUNTIME_DIR/spoolway,
-    /// else in /run/spoolway, else beside the queue file: the first that this user can write to.
-    #[arg(long, global = true, env = "SPOOLWAY_SOCKET", value_name = "PATH")]
-    #[arg(hide_env_values = true, help_heading = "Global options")]
-    pub(crate) socket: Option<PathBuf>,
-    /// The queue file
-    ///
-    /// Default: `queue.db` in $XDG_STATE_HOME/spoolway, else in ~/.local/state/spoolway, for root in
-    /// /var/lib/spoolway.
-    #[arg(long, global = true, env = "SPOOLWAY_DATABASE", value_name = "PATH")]
-    #[arg(hide_env_values = true, help_heading = "Global options")]
-    pub(crate) database: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) named: Named,
     /// Log more (-vv: even more); RUST_LOG wins
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     #[arg(help_heading = "Global options")]
@@ -89,6 +81,7 @@ pub(crate) enum Command {
     Audit(Audit),
     #[command(subcommand)]
     Keys(KeysCommand),
+    Sockets(Sockets),
     Demo(Demo),
     Torture(Torture),
     Bench(Bench),
@@ -107,6 +100,8 @@ Examples:
   spoolway serve --standby                      wait for the consumer that runs, and succeed it
   spoolway serve --retry 'candle:*=fixed:1s'    how long what failed waits, by type
   spoolway serve --on-dead hold                 a dead letter stops its key: see `spoolway keys`
+  spoolway serve --channel orders --instance 1  at orders-1.sock, with orders-1.db: see `spoolway sockets`
+  spoolway serve --allow-gid orders             members of that group may send too
 
 Started by systemd with a socket unit, it listens with that unit's socket, whose path producers are to be given:
 nobody who connects while it restarts is refused.")]
@@ -141,6 +136,8 @@ pub(crate) struct Serve {
     /// Without it a second consumer is refused. SIGINT and SIGTERM end the wait, with exit code 0.
     #[arg(long)]
     pub(crate) standby: bool,
+    #[command(flatten)]
+    pub(crate) allowed: Allowed,
     /// End at once when the standard input is closed; for the torture
     #[arg(long, hide = true)]
     pub(crate) tied: bool,

@@ -11,6 +11,7 @@ pub(crate) mod keys;
 pub(crate) mod replay;
 pub(crate) mod send;
 pub(crate) mod serve;
+pub(crate) mod sockets;
 pub(crate) mod stats;
 pub(crate) mod torture;
 pub(crate) mod transfer;

@@ -8,6 +8,7 @@ use spoolway::ConsumerError;
 use spoolway::client::{OpenError, QueueReason, SendCode, SendError};
 use spoolway::consumer::{ListenError, SinkError};
 use spoolway::queue::QueueError;
+use spoolway::socket::NameError;
 
 /// Exit codes, after `sysexits.h`.
 pub(crate) mod exit {
@@ -135,6 +136,16 @@ fn queue_exit(error: &QueueError) -> u8 {
     }
 }
 
+impl From<NameError> for Failure {
+    fn from(error: NameError) -> Self {
+        let exit = match error {
+            NameError::Channel(_) | NameError::Instance(_) => exit::USAGE,
+            _ => exit::CONFIG,
+        };
+        Self::of(exit, error.code(), &error)
+    }
+}
+
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         let code = error.code();
@@ -154,9 +165,9 @@ impl From<ConsumerError> for Failure {
         let of_io = |source: &io::Error| Self::io("", source).exit;
         let exit = match &error {
             ConsumerError::Config(_)
-            | ConsumerError::Socket(
-                ListenError::Occupied { .. } | ListenError::PathTooLong { .. },
-            ) => exit::CONFIG,
+            | ConsumerError::Socket(ListenError::Occupied { .. } | ListenError::PathTooLong(_)) => {
+                exit::CONFIG
+            }
             ConsumerError::Socket(ListenError::OpenDirectory { .. }) => exit::PERMISSION,
             ConsumerError::Owned { .. } => exit::TRY_AGAIN,
             ConsumerError::Queue(error) => return error.clone().into(),

@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod output;
 mod paths;
+mod people;
 mod program;
 mod progress;
 mod signals;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
 /// Runs the command; the number is the exit code.
 fn run(args: Args) -> Result<u8, Failure> {
     let quiet = args.quiet;
-    let places = || Places::find(args.socket.clone(), args.database.clone());
+    let places = || Places::find(args.named.clone());
     match args.command {
         Command::Serve(serve) => {
             let listener = activation::inherited()?;
@@ -59,6 +60,7 @@ fn run(args: Args) -> Result<u8, Failure> {
         Command::Keys(KeysCommand::Release(release)) => {
             commands::keys::release(&places()?, &release)
         }
+        Command::Sockets(sockets) => asynchronous(commands::sockets::run(args.named, sockets)),
         Command::Demo(demo) => asynchronous(commands::demo::run(demo)),
         Command::Torture(torture) => asynchronous(commands::torture::run(torture, quiet)),
         Command::Bench(bench) => asynchronous(commands::bench::run(bench, quiet)),

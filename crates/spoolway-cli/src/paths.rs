@@ -1,23 +1,80 @@
-//! Where the socket and the queue file are when nobody says.
+//! Which socket and which queue file are meant.
 
 use std::fs::DirBuilder;
-use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, access};
+use spoolway::SocketName;
+use spoolway::socket::{socket_directory, state_directory};
 
 use crate::failure::{Failure, exit};
 
-/// `{channel}-{instance}.sock`.
-const SOCKET_NAME: &str = "spoolway-default.sock";
+/// The socket of who names none: `spoolway-default.sock`.
+const CHANNEL: &str = "spoolway";
+const INSTANCE: &str = "default";
+/// The queue file of who names no channel; that of a channel is called like its socket.
 const DATABASE_NAME: &str = "queue.db";
+
+/// What the command line and the environment say of places.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Named {
+    /// The consumer's socket
+    ///
+    /// Default: `spoolway-default.sock` in the socket directory. That is $SPOOLWAY_SOCKET_DIR, else $XDG_RUNTIME_DIR/spoolway, else
+    /// /run/spoolway: the first that is there or that this user can make; else the directory of the queue file's default.
+    #[arg(long, global = true, env = SOCKET_VARIABLE, value_name = "PATH")]
+    #[arg(hide_env_values = true, help_heading = "Global options")]
+    pub(crate) socket: Option<PathBuf>,
+    /// The queue file
+    ///
+    /// Default: `queue.db`, with --channel `CHANNEL-INSTANCE.db`, in $XDG_STATE_HOME/spoolway, else in ~/.local/state/spoolway,
+    /// for root in /var/lib/spoolway.
+    #[arg(long, global = true, env = "SPOOLWAY_DATABASE", value_name = "PATH")]
+    #[arg(hide_env_values = true, help_heading = "Global options")]
+    pub(crate) database: Option<PathBuf>,
+    /// The socket by its name, in place of --socket: `CHANNEL-INSTANCE.sock` in the socket directory
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) channel: Option<String>,
+    /// Which of the channel's consumers [default: default]
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) instance: Option<String>,
+}
+
+const SOCKET_VARIABLE: &str = "SPOOLWAY_SOCKET";
+
+impl Named {
+    fn name(&self) -> Result<Option<SocketName>, Failure> {
+        let in_environment = std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from);
+        match (&self.channel, &self.socket, &self.instance) {
+            (Some(_), Some(socket), _) if Some(socket) != in_environment.as_ref() => {
+                Err(Failure::new(
+                    exit::USAGE,
+                    "usage",
+                    "a socket has a --channel or a --socket",
+                )
+                .help("give one of them"))
+            }
+            (Some(channel), _, instance) => {
+                let instance = instance.as_deref().unwrap_or(INSTANCE);
+                Ok(Some(SocketName::new(channel, instance)?))
+            }
+            (None, _, Some(_)) => Err(Failure::new(
+                exit::USAGE,
+                "usage",
+                "an --instance needs its --channel",
+            )),
+            (None, _, None) => Ok(None),
+        }
+    }
+}
 
 /// The two paths that every command needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) socket: PathBuf,
     pub(crate) database: PathBuf,
+    /// The name that was given in place of a path.
+    name: Option<SocketName>,
     /// Directories of ours, to be made when missing: those of defaults, never of what was given.
     socket_directory: Option<PathBuf>,
     database_directory: Option<PathBuf>,
@@ -25,25 +82,36 @@ pub(crate) struct Places {
 
 impl Places {
     /// What was given, else the defaults.
-    pub(crate) fn find(
-        socket: Option<PathBuf>,
-        database: Option<PathBuf>,
-    ) -> Result<Self, Failure> {
-        let around = Surroundings::read();
+    pub(crate) fn find(named: Named) -> Result<Self, Failure> {
+        let name = named.name()?;
+        // A path in the environment gives way to a name on the command line.
+        let socket = named.socket.filter(|_| name.is_none());
         let socket_directory = match socket {
             Some(_) => None,
-            None => Some(around.socket_directory(&is_usable).ok_or_else(homeless)?),
+            None => Some(socket_directory().ok_or_else(homeless)?),
         };
-        let database_directory = match database {
+        let database_directory = match named.database {
             Some(_) => None,
-            None => Some(around.state_directory().ok_or_else(homeless)?),
+            None => Some(state_directory().ok_or_else(homeless)?),
         };
-        let in_directory = |given: Option<PathBuf>, directory: &Option<PathBuf>, name| {
-            given.unwrap_or_else(|| directory.as_deref().unwrap_or(Path::new("")).join(name))
+        let socket = match (socket, &socket_directory) {
+            (None, Some(directory)) => {
+                let default = SocketName::new(CHANNEL, INSTANCE);
+                name.clone().map_or(default, Ok)?.path_in(directory)?
+            }
+            (given, _) => given.unwrap_or_default(),
+        };
+        let database = match (named.database, &database_directory) {
+            (None, Some(directory)) => directory.join(match &name {
+                Some(name) => format!("{}-{}.db", name.channel(), name.instance()),
+                None => DATABASE_NAME.to_owned(),
+            }),
+            (given, _) => given.unwrap_or_default(),
         };
         Ok(Self {
-            socket: in_directory(socket, &socket_directory, SOCKET_NAME),
-            database: in_directory(database, &database_directory, DATABASE_NAME),
+            socket,
+            database,
+            name,
             socket_directory,
             database_directory,
         })
@@ -54,11 +122,17 @@ impl Places {
         let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
         let database = ("--database", &self.database, &self.database_directory);
         let socket = ("--socket", &self.socket, &self.socket_directory);
-        [database, socket]
+        let paths = [database, socket]
             .into_iter()
             .filter(|(_, _, default)| default.is_none())
-            .map(|(option, path, _)| (option, whole(path)))
-            .collect()
+            .map(|(option, path, _)| (option, whole(path)));
+        let name = self.name.iter().flat_map(|name| {
+            [
+                ("--channel", name.channel().into()),
+                ("--instance", name.instance().into()),
+            ]
+        });
+        paths.chain(name).collect()
     }
 
     /// Makes the default directory of the queue file, for its owner only. One that was named has
@@ -118,7 +192,7 @@ fn make(directory: Option<&Path>, mode: u32) -> Result<(), Failure> {
         })
 }
 
-fn homeless() -> Failure {
+pub(crate) fn homeless() -> Failure {
     Failure::new(
         exit::CONFIG,
         "no_home",
@@ -126,117 +200,4 @@ fn homeless() -> Failure {
     )
     .because("HOME is not set")
     .help("name them with --socket and --database")
-}
-
-/// Whether this user could make a socket there: it is writable, or could be made.
-fn is_usable(directory: &Path) -> bool {
-    let writable = |path: &Path| access(path, Access::WRITE_OK | Access::EXEC_OK);
-    match writable(directory) {
-        Ok(()) => true,
-        Err(error) if io::Error::from(error).kind() == io::ErrorKind::NotFound => directory
-            .parent()
-            .is_some_and(|parent| writable(parent).is_ok()),
-        Err(_) => false,
-    }
-}
-
-/// What the defaults depend on.
-#[derive(Debug, Default)]
-struct Surroundings {
-    socket_dir: Option<PathBuf>,
-    runtime_dir: Option<PathBuf>,
-    state_home: Option<PathBuf>,
-    home: Option<PathBuf>,
-    root: bool,
-}
-
-impl Surroundings {
-    fn read() -> Self {
-        // A relative path in these variables is to be ignored, says the XDG specification.
-        let absolute = |name| {
-            let path = PathBuf::from(std::env::var_os(name)?);
-            path.is_absolute().then_some(path)
-        };
-        Self {
-            socket_dir: std::env::var_os("SPOOLWAY_SOCKET_DIR")
-                .filter(|text| !text.is_empty())
-                .map(PathBuf::from),
-            runtime_dir: absolute("XDG_RUNTIME_DIR"),
-            state_home: absolute("XDG_STATE_HOME"),
-            home: absolute("HOME"),
-            root: rustix::process::geteuid().is_root(),
-        }
-    }
-
-    /// The first that this user can use, so that a consumer and its producers find the same.
-    fn socket_directory(&self, is_usable: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
-        if let Some(directory) = &self.socket_dir {
-            return Some(directory.clone());
-        }
-        let runtime = self.runtime_dir.as_ref().map(|path| path.join("spoolway"));
-        [runtime, Some("/run/spoolway".into())]
-            .into_iter()
-            .flatten()
-            .find(|directory| is_usable(directory))
-            .or_else(|| self.state_directory())
-    }
-
-    fn state_directory(&self) -> Option<PathBuf> {
-        let user = || Some(self.home.as_ref()?.join(".local/state/spoolway"));
-        match &self.state_home {
-            Some(path) => Some(path.join("spoolway")),
-            None if self.root => Some("/var/lib/spoolway".into()),
-            None => user(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_usable_directory_has_the_socket() {
-        let mut around = Surroundings {
-            runtime_dir: Some("/run/user/7".into()),
-            home: Some("/home/a".into()),
-            ..Surroundings::default()
-        };
-        let found = |around: &Surroundings, usable: &[&str]| {
-            let usable: Vec<PathBuf> = usable.iter().map(PathBuf::from).collect();
-            around
-                .socket_directory(&|path| usable.iter().any(|one| one == path))
-                .map(|path| path.display().to_string())
-        };
-        let all = ["/run/user/7/spoolway", "/run/spoolway"];
-        assert_eq!(
-            found(&around, &all).as_deref(),
-            Some("/run/user/7/spoolway")
-        );
-        assert_eq!(found(&around, &all[1..]).as_deref(), Some("/run/spoolway"));
-        assert_eq!(
-            found(&around, &[]).as_deref(),
-            Some("/home/a/.local/state/spoolway")
-        );
-        around.socket_dir = Some("/mine".into());
-        assert_eq!(found(&around, &all).as_deref(), Some("/mine"));
-        assert_eq!(found(&Surroundings::default(), &[]), None);
-    }
-
-    #[test]
-    fn the_queue_file_is_in_the_state_directory() {
-        let mut around = Surroundings {
-            home: Some("/root".into()),
-            root: true,
-            ..Surroundings::default()
-        };
-        assert_eq!(around.state_directory(), Some("/var/lib/spoolway".into()));
-        around.root = false;
-        assert_eq!(
-            around.state_directory(),
-            Some("/root/.local/state/spoolway".into())
-        );
-        around.state_home = Some("/state".into());
-        assert_eq!(around.state_directory(), Some("/state/spoolway".into()));
-    }
 }

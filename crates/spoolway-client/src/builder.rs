@@ -1,13 +1,12 @@
 //! How a producer is opened.
 
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use spoolway_proto::{AckLevel, Limits};
 use spoolway_queue::{Durability, QueueOptions, SqliteQueue};
-use spoolway_socket::SOCKET_PATH_BYTES_MAX;
+use spoolway_socket::PathTooLong;
 
 use crate::route::{OnFull, RouteConfig};
 use crate::shared::Shared;
@@ -230,12 +229,7 @@ impl ProducerBuilder {
 }
 
 fn check_paths(options: &Options) -> Result<(), OpenError> {
-    let path = &options.socket;
-    let length = path.as_os_str().as_bytes().len();
-    if length > SOCKET_PATH_BYTES_MAX {
-        let path = path.clone();
-        return Err(OpenError::SocketPath { path, length });
-    }
+    PathTooLong::check(&options.socket)?;
     match options.database.parent() {
         Some(directory) if !directory.as_os_str().is_empty() && !directory.is_dir() => {
             Err(OpenError::NoDirectory(directory.to_path_buf()))

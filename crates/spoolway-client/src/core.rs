@@ -27,7 +27,7 @@ use crate::link::{Link, Read};
 use crate::receipt::{Answer, Waiter};
 use crate::route::{Action, Event, Route, RouteConfig};
 use crate::told::Told;
-use crate::{Closed, OtherQueueFile, SocketReason, Status};
+use crate::{Absence, Closed, OtherQueueFile, SocketReason, Status};
 
 /// With so many messages unanswered the consumer is busy: what is sent then is gathered and written by the driver, or
 /// at once when it comes to [`GATHER_BYTES`]. Below, it is written by whoever sends it.
@@ -226,12 +226,7 @@ impl Core {
     }
 
     /// The dial of this number ended.
-    pub(crate) fn dialed(
-        &mut self,
-        now: Instant,
-        dial: u64,
-        result: Result<UnixStream, SocketReason>,
-    ) {
+    pub(crate) fn dialed(&mut self, now: Instant, dial: u64, result: Result<UnixStream, Absence>) {
         if self.dialing != Some(dial) {
             return;
         }
@@ -243,8 +238,14 @@ impl Core {
                 self.reason = None;
                 self.on(now, Event::Connected);
             }
-            Err(reason) => {
-                self.reason = Some(reason);
+            Err(absence) => {
+                let socket = self.options.socket.display();
+                let code = absence.code();
+                let reason = Some(SocketReason::Absent(absence.clone()));
+                if self.reason != reason {
+                    tracing::warn!(code, %socket, "{absence}");
+                    self.reason = reason;
+                }
                 self.on(now, Event::Refused);
                 self.opened();
             }

@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use spoolway_socket::Absence;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use crate::SocketReason;
 use crate::core::Wait;
 use crate::dial;
 use crate::shared::Shared;
@@ -17,7 +17,7 @@ use crate::watch::Watch;
 /// The dial under way, with its number.
 struct Dial {
     number: u64,
-    result: Pin<Box<dyn Future<Output = Result<UnixStream, SocketReason>> + Send>>,
+    result: Pin<Box<dyn Future<Output = Result<UnixStream, Absence>> + Send>>,
 }
 
 /// Drives the producer until it is over, or until the runtime ends.
@@ -122,7 +122,7 @@ async fn ready(wait: &Wait) -> bool {
         .is_ok_and(|ready| ready.is_writable())
 }
 
-async fn dialed(dial: &mut Option<Dial>) -> (u64, Result<UnixStream, SocketReason>) {
+async fn dialed(dial: &mut Option<Dial>) -> (u64, Result<UnixStream, Absence>) {
     match dial {
         Some(Dial { number, result }) => (*number, result.await),
         None => future::pending().await,

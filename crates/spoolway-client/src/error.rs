@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use spoolway_proto::{Code, Message, QueueId};
 use spoolway_queue::QueueError;
-use spoolway_socket::SOCKET_PATH_BYTES_MAX;
+use spoolway_socket::{Absence, PathTooLong};
 
 /// What is known of a message that `send` could not vouch for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -157,29 +157,9 @@ pub enum SocketReason {
     /// No connection has been tried yet, or none is meant to be.
     #[error("the socket was not tried")]
     NotTried,
-    /// There is no socket file.
-    #[error("consumer not running (socket not found)")]
-    NotFound,
-    /// There is a socket file and nobody listens.
-    #[error("consumer not running (connection refused)")]
-    Refused,
-    /// This user may not connect.
-    #[error("permission denied ({})", access(.found, *.uid))]
-    Denied {
-        /// Mode and owner of the socket, where they may be seen.
-        found: Option<(u32, u32)>,
-        /// Who we are.
-        uid: u32,
-    },
-    /// The consumer's queue of connections stayed full.
-    #[error("not responding (its backlog of connections is full)")]
-    Busy,
-    /// The consumer was silent for too long.
-    #[error("not responding (timeout)")]
-    Silent,
-    /// The consumer closed the connection.
-    #[error("consumer not running (connection closed)")]
-    Closed,
+    /// The consumer cannot be reached, or is silent.
+    #[error(transparent)]
+    Absent(#[from] Absence),
     /// The consumer said that it is going away.
     #[error("consumer not running (it said goodbye)")]
     Leaving,
@@ -209,17 +189,23 @@ pub enum SocketReason {
     /// The consumer reads another queue file.
     #[error("{0}")]
     OtherQueue(OtherQueueFile),
-    /// The operating system said something else.
-    #[error("connection failed ({0})")]
-    Io(String),
 }
 
-fn access(found: &Option<(u32, u32)>, uid: u32) -> String {
-    match found {
-        Some((mode, owner)) => {
-            format!("socket mode {mode:04o}, owner uid {owner}, you are uid {uid}")
+impl SocketReason {
+    /// A stable word for logs and programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Absent(absence) => absence.code(),
+            Self::Closing => "closing",
+            Self::Garbled(_) => "not_understood",
+            Self::Invalid(_) => "invalid",
+            Self::Leaving => "goodbye",
+            Self::NoRoom => SendCode::NoRoom.as_str(),
+            Self::NotTried => "not_tried",
+            Self::OtherQueue(_) => SendCode::OtherQueue.as_str(),
+            Self::Said { code, .. } => code.as_str(),
+            Self::Unanswered(_) => SendCode::Unanswered.as_str(),
         }
-        None => format!("a directory above the socket may not be searched, you are uid {uid}"),
     }
 }
 
@@ -257,16 +243,8 @@ pub enum QueueReason {
 #[non_exhaustive]
 pub enum OpenError {
     /// No socket can have a path this long.
-    #[error(
-        "the path of the socket is {length} bytes long, at most {SOCKET_PATH_BYTES_MAX} are possible: {}; choose a shorter directory",
-        .path.display()
-    )]
-    SocketPath {
-        /// The path.
-        path: PathBuf,
-        /// Its length in bytes.
-        length: usize,
-    },
+    #[error(transparent)]
+    SocketPath(#[from] PathTooLong),
     /// The directory of the queue file does not exist.
     #[error("the directory of the queue file does not exist: {}; create it first", .0.display())]
     NoDirectory(PathBuf),
@@ -285,7 +263,7 @@ impl OpenError {
     /// The stable text of the reason.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::SocketPath { .. } => "socket_path",
+            Self::SocketPath(_) => PathTooLong::CODE,
             Self::NoDirectory(_) => "no_directory",
             Self::Queue(error) => error.code(),
             Self::OtherQueue(_) => "other_queue",

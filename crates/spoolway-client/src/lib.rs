@@ -51,4 +51,4 @@ pub use producer::Producer;
 pub use receipt::{Closed, Path, Receipt, Sending, Status};
 pub use route::OnFull;
 pub use spoolway_queue::Durability;
-pub use spoolway_socket::SOCKET_PATH_BYTES_MAX;
+pub use spoolway_socket::{Absence, NameError, PathTooLong, SOCKET_PATH_BYTES_MAX, SocketName};

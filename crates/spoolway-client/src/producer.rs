@@ -58,6 +58,16 @@ impl Producer {
     }
 
     /// A producer for the consumer at `socket`, with the queue file `database` beside it.
+    ///
+    /// A socket that has a name is found by it, with the rule of the binary:
+    ///
+    /// ```no_run
+    /// use spoolway_client::{NameError, Producer, SocketName};
+    ///
+    /// let socket = SocketName::new("orders", "1")?.path()?;
+    /// let builder = Producer::builder(socket, "/var/lib/app/orders.db");
+    /// # Ok::<(), NameError>(())
+    /// ```
     pub fn builder(socket: impl AsRef<Path>, database: impl AsRef<Path>) -> ProducerBuilder {
         ProducerBuilder::new(socket.as_ref(), database.as_ref())
     }

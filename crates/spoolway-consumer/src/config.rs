@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use spoolway_proto::{FRAME_BYTES_CEILING, Limits};
 use spoolway_queue::{Durability, QueueOptions, Role};
+use spoolway_socket::{Access, Room};
 
 use crate::ConsumerError;
 use crate::machine::MachineConfig;
@@ -27,7 +28,20 @@ pub struct ConsumerConfig {
     /// Bytes of the write-ahead log that no reader lets go, above which there is a warning. Default 64 MiB.
     pub wal_bytes_alarm: u64,
     /// Connections at a time; more are told `busy` and closed. Default 100.
+    ///
+    /// The last 8 (of fewer than 32, a quarter) are for the consumer's own user and root. When there is no room, a
+    /// connection that has never said anything gives way, the oldest first; then one without hello that is idle.
     pub connections_max: usize,
+    /// Connections at a time of one user that is there by [`access`](Self::access). Default: half of `connections_max`.
+    pub connections_per_uid_max: Option<usize>,
+    /// How long a message may take to arrive, the first one from the moment of connecting; more ends the connection with
+    /// `busy`. It does not concern producers that have said hello. Default 10 s.
+    pub arrival_max: Duration,
+    /// How long a connection without hello may say nothing before it gives way to another, when there is no room. With room
+    /// it stays for ever. Default 10 min.
+    pub idle_max: Duration,
+    /// Who may connect beside the user of the process and root. Others may send, not administer. Default: nobody.
+    pub access: Access,
     /// The largest message that is taken, in bytes by [`Message::size`](spoolway_proto::Message::size).
     /// Default 10 MiB, at most 12 MiB: a message may grow on the wire, and a frame holds less than 16 MiB.
     pub message_bytes_max: usize,
@@ -50,6 +64,10 @@ impl Default for ConsumerConfig {
             disk_bytes_kept: queue.disk_bytes_kept,
             wal_bytes_alarm: queue.wal_bytes_alarm,
             connections_max: 100,
+            connections_per_uid_max: None,
+            arrival_max: Duration::from_secs(10),
+            idle_max: Duration::from_secs(10 * 60),
+            access: Access::default(),
             message_bytes_max: Limits::default().message_bytes_max,
             shutdown_max: Duration::from_secs(30),
             goodbye: Duration::from_secs(1),
@@ -79,6 +97,10 @@ impl ConsumerConfig {
                 "`connections_max` must be at least 1",
             ),
             (
+                !self.arrival_max.is_zero(),
+                "`arrival_max` must be more than 0",
+            ),
+            (
                 self.message_bytes_max > 0,
                 "`message_bytes_max` must be at least 1",
             ),
@@ -104,6 +126,18 @@ impl ConsumerConfig {
             disk_bytes_kept: self.disk_bytes_kept,
             wal_bytes_alarm: self.wal_bytes_alarm,
             ..QueueOptions::default()
+        }
+    }
+
+    /// How many connections there may be.
+    pub(crate) fn room(&self) -> Room {
+        Room {
+            max: self.connections_max,
+            share: self
+                .connections_per_uid_max
+                .unwrap_or(self.connections_max / 2),
+            max_is: "connections_max",
+            share_is: "connections_per_uid_max",
         }
     }
 

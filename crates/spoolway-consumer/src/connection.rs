@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::machine::{ConnId, Event};
 use crate::outbox::Outbox;
+use crate::seat::Seat;
 use crate::shared::{Life, Shared, Turn, wall};
 
 /// Room for a read: some hundred messages.
@@ -36,6 +37,7 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     outbox: Arc<Outbox>,
+    seat: Arc<Seat>,
     id: ConnId,
     reader: OwnedReadHalf,
     buffer: BytesMut,
@@ -54,6 +56,8 @@ pub(crate) struct Connection {
     unread: Option<mpsc::Sender<()>>,
     /// Whether the consumer is going away, and what has arrived is read to its end.
     draining: bool,
+    /// The consumer has had enough of it: as above, and it is told why.
+    dismissed: bool,
     /// Something was said here, past the machine.
     said: bool,
     /// An invalid message without `requires_ack` was logged.
@@ -76,7 +80,12 @@ struct Broken {
 }
 
 impl Connection {
-    pub(crate) fn new(shared: Arc<Shared>, stream: UnixStream, unread: mpsc::Sender<()>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        stream: UnixStream,
+        unread: mpsc::Sender<()>,
+        seat: Arc<Seat>,
+    ) -> Self {
         let (reader, writer) = stream.into_split();
         let outbox = Arc::new(Outbox::new(writer));
         let id = shared.connect(Arc::clone(&outbox));
@@ -84,6 +93,7 @@ impl Connection {
         Self {
             shared,
             outbox,
+            seat,
             id,
             reader,
             buffer: BytesMut::new(),
@@ -95,6 +105,7 @@ impl Connection {
             next: 0,
             unread: Some(unread),
             draining: false,
+            dismissed: false,
             said: false,
             logged: false,
         }
@@ -134,6 +145,8 @@ impl Connection {
                 self.take();
                 continue;
             }
+            let begun = self.seat.is_silent() || !self.buffer.is_empty();
+            self.seat.await_peer(begun && !paused && !self.greeted);
             let blocked = self.outbox.is_blocked();
             self.make_room();
             tokio::select! {
@@ -148,6 +161,8 @@ impl Connection {
                     // Its peer is gone; what it had written before was read before.
                     Err(_) => return,
                 },
+                // Last: what has arrived meanwhile counts.
+                () = self.seat.over(), if !self.draining && !self.greeted => self.dismiss(),
             }
         }
     }
@@ -163,13 +178,23 @@ impl Connection {
 
     /// Looks whether the consumer is going away.
     ///
-    /// Closing the reading side first makes the end exact: what the peer could write is read, and what it tries to
-    /// write later fails, where it can see it. A producer that said hello holds new messages, and needs its pings
-    /// answered meanwhile.
+    /// A producer that said hello holds new messages, and needs its pings answered meanwhile.
     fn look(&mut self) {
         if self.draining || self.greeted || self.shared.life() == Life::Open {
             return;
         }
+        self.read_to_the_end();
+    }
+
+    /// It has said nothing for too long, or something that does not end.
+    fn dismiss(&mut self) {
+        self.dismissed = true;
+        self.read_to_the_end();
+    }
+
+    /// Closing the reading side first makes the end exact: what the peer could write is read, and what it tries to
+    /// write later fails, where it can see it.
+    fn read_to_the_end(&mut self) {
         self.draining = true;
         if let Err(error) = shutdown(self.reader.as_ref(), Shutdown::Read) {
             tracing::debug!(conn = self.id, "cannot close the reading side: {error}");
@@ -185,6 +210,7 @@ impl Connection {
     fn take(&mut self) {
         self.parked = self.is_held_up() && self.opening() == Opening::Message;
         if self.parked {
+            self.seat.heard();
             return;
         }
         let shared = Arc::clone(&self.shared);
@@ -200,7 +226,16 @@ impl Connection {
     }
 
     fn end_of_stream(&mut self) {
-        if let Err(cut) = self.decoder.end(&self.buffer) {
+        if self.dismissed && !self.outbox.is_awaited() {
+            let message = self.seat.reason();
+            tracing::info!(conn = self.id, peer = ?self.seat.peer(), "connection ended: {message}");
+            let (code, n) = (Code::Busy, None);
+            self.outbox
+                .say_last(&ConsumerOp::Error { code, message, n });
+            self.outbox.flush();
+        } else if !self.dismissed
+            && let Err(cut) = self.decoder.end(&self.buffer)
+        {
             let n = self.number();
             self.break_off(&cut.into(), n);
             self.outbox.flush();
@@ -233,6 +268,7 @@ impl Connection {
             self.opened = true;
         }
         let now = wall();
+        let mut noted = self.greeted;
         loop {
             let n = self.number();
             let next = self.decoder.next(&mut self.buffer);
@@ -241,6 +277,9 @@ impl Connection {
                 n,
             })?;
             let Some(frame) = next else { return Ok(()) };
+            if !std::mem::replace(&mut noted, true) {
+                self.seat.heard();
+            }
             match decode_for_consumer(&frame, &self.shared.limits) {
                 Ok(Incoming::Message(message)) => self.arrived(message, now, turn),
                 Ok(Incoming::Batch(batch)) => {
@@ -333,6 +372,7 @@ impl Connection {
         match op {
             ProducerOp::Hello(hello) => {
                 self.greeted = true;
+                self.seat.greet();
                 self.unread = None;
                 self.next = hello.first;
                 tracing::debug!(conn, producer = %hello.producer, client = hello.client, "hello");

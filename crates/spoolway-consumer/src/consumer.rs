@@ -9,7 +9,7 @@ use spoolway_socket::SocketFile;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
-use crate::accept::Acceptor;
+use crate::accept::{Acceptor, Door};
 use crate::handler::Handlers;
 use crate::machine::{Event, Machine, Start};
 use crate::shared::{Parts, Shared, now};
@@ -97,7 +97,7 @@ impl Consumer {
             // Last, so that who connects finds a consumer that is ready.
             let socket = match listener {
                 Some(listener) => SocketFile::inherited(listener, &socket)?,
-                None => SocketFile::bind(&socket)?,
+                None => SocketFile::bind(&socket, &config.access)?,
             };
             tracing::info!(%instance, "listening on {}", socket.path().display());
             Ok(Self {
@@ -154,6 +154,7 @@ impl Consumer {
         let (inbox, events) = mpsc::unbounded_channel();
         let (faults, mut faulty) = mpsc::unbounded_channel();
         let listener = socket.listener()?;
+        let gate = socket.gate(config.access.clone(), config.room());
         let sink = sink.map(|sink| start_sink(sink, &inbox)).transpose()?;
         let generation = start.generation;
         let machine = Machine::new(now(), config.machine.clone(), start);
@@ -182,7 +183,7 @@ impl Consumer {
         let acceptor = Acceptor {
             shared: Arc::clone(&shared),
             listener,
-            unread,
+            door: Door::new(gate, unread),
             stop: stopped,
         };
         let mut accepting = JoinSet::new();

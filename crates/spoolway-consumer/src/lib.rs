@@ -31,6 +31,7 @@
 //! | messages and bytes in memory, handlers at a time, rows claimed | [`MachineConfig`] |
 //! | connections, message size, retention, time to shut down | [`ConsumerConfig`] |
 //! | answers that a peer does not read | 1 MiB a connection, then its answers end |
+//! | what a connection without hello says | whole in [`arrival_max`](ConsumerConfig::arrival_max) |
 
 mod builder;
 mod config;
@@ -45,6 +46,7 @@ mod connection;
 mod health;
 mod outbox;
 mod reads;
+mod seat;
 mod shared;
 mod shutdown;
 mod sink;
@@ -57,4 +59,4 @@ pub use error::ConsumerError;
 pub use handler::{Delivery, IntoFinish};
 pub use machine::{Dedup, Finish, MachineConfig, OnDead, Retries, RetryPolicy};
 pub use sink::{Sink, SinkError};
-pub use spoolway_socket::ListenError;
+pub use spoolway_socket::{Access, ListenError, NameError, SocketName};

@@ -14,7 +14,7 @@ use spoolway_proto::{Limits, Message, Reply, validate_queue_message};
 use tokio::time::{Instant, timeout_at};
 
 use crate::stamp::{is_stamped, stamp};
-use crate::{ClientError, SOCKET_PATH_BYTES_MAX, dial};
+use crate::{Absence, ClientError, dial};
 use link::{Awaited, Link};
 
 /// Sends messages over a connection without hello.
@@ -39,6 +39,18 @@ impl Drop for Handle {
 }
 
 impl UnixSocketClient {
+    /// How long a call may take where nobody says: 5 s.
+    pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Connects, with [`REQUEST_TIMEOUT`](Self::REQUEST_TIMEOUT).
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, ClientError> {
+        Self::connect(path, Self::REQUEST_TIMEOUT).await
+    }
+
     /// Connects, within `timeout`, which is also how long each later call may take.
     ///
     /// # Errors
@@ -50,11 +62,7 @@ impl UnixSocketClient {
             .await
             .map_err(|error| ClientError::Connect {
                 path: path.to_owned(),
-                kind: error.kind(),
-                reason: match path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-                    true => format!("its path is longer than {SOCKET_PATH_BYTES_MAX} bytes"),
-                    false => error.to_string(),
-                },
+                reason: Absence::of(path, &error),
             })?;
         let link = Arc::new(Link::new(stream));
         tokio::spawn(Arc::clone(&link).run(timeout));

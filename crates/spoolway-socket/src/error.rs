@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use spoolway_proto::{Code, Invalid, Reply};
 
+use crate::absence::Absence;
+use crate::name::PathTooLong;
+
 /// Why nothing can listen at a path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -43,17 +46,8 @@ pub enum ListenError {
         path: PathBuf,
     },
     /// The path is longer than the system lets a socket's be.
-    #[error(
-        "socket path {path} has {length} bytes, at most {max} are allowed; choose a shorter one"
-    )]
-    PathTooLong {
-        /// The path.
-        path: PathBuf,
-        /// Its length in bytes.
-        length: usize,
-        /// The longest the system allows.
-        max: usize,
-    },
+    #[error(transparent)]
+    PathTooLong(#[from] PathTooLong),
 }
 
 impl ListenError {
@@ -64,7 +58,7 @@ impl ListenError {
             Self::Misuse { .. } => "misuse",
             Self::Occupied { .. } => "socket_occupied",
             Self::OpenDirectory { .. } => "socket_directory",
-            Self::PathTooLong { .. } => "socket_path",
+            Self::PathTooLong(_) => PathTooLong::CODE,
         }
     }
 }
@@ -80,14 +74,12 @@ pub enum ClientError {
     #[error("the connection is closed; connect again")]
     Closed,
     /// Nobody could be connected to.
-    #[error("cannot connect to {path} ({reason}); see whether its server runs, and may be used")]
+    #[error("cannot connect to {path}: {reason}; see whether its server runs, and may be used")]
     Connect {
         /// The socket's path.
         path: PathBuf,
-        /// What kind of failure it is.
-        kind: io::ErrorKind,
-        /// What the system said.
-        reason: String,
+        /// Why.
+        reason: Absence,
     },
     /// The message is wrong, and was not sent.
     #[error("{0}")]
@@ -104,7 +96,7 @@ pub enum ClientError {
         message: String,
     },
     /// The server takes nothing, or has not answered.
-    #[error("not done within {0:?}; it may have been taken, or still be")]
+    #[error("{silent}: nothing within {0:?}; it may have been taken, or still be", silent = Absence::Silent)]
     TimedOut(Duration),
 }
 
@@ -113,14 +105,14 @@ impl ClientError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Closed => "closed",
-            Self::Connect { .. } => "connect",
+            Self::Connect { reason, .. } => reason.code(),
             Self::Invalid(invalid) => invalid.code.as_str(),
             Self::Refused(Reply {
                 code: Some(code), ..
             })
             | Self::Said { code, .. } => code.as_str(),
             Self::Refused(_) => "dead",
-            Self::TimedOut(_) => "timed_out",
+            Self::TimedOut(_) => Absence::Silent.code(),
         }
     }
 }

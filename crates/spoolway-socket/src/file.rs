@@ -6,7 +6,7 @@
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
 
-use crate::ListenError;
 use crate::listen::Listener;
+use crate::name::PathTooLong;
+use crate::{Access, Gate, ListenError, Room};
 
 /// The longest path of a socket, in bytes: what `sockaddr_un` holds, without the byte that ends it.
 pub const SOCKET_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
@@ -38,23 +39,24 @@ impl SocketFile {
     ///
     /// [`ListenError::PathTooLong`], [`ListenError::OpenDirectory`], or what the system said.
     pub fn prepare(path: &Path) -> Result<(), ListenError> {
-        check_length(path)?;
+        PathTooLong::check(path)?;
         prepare_directory(directory(path))
     }
 
-    /// Makes the socket under a temporary name, protected (0600) and listening, then gives it its own. A stale one is
-    /// replaced. The caller holds the lock of the path, and has [prepared](Self::prepare) it. Blocks.
+    /// Makes the socket under a temporary name, protected as `access` says (0600, or 0660) and listening, then gives it
+    /// its own. A stale one is replaced. The caller holds the lock of the path, and has [prepared](Self::prepare) it.
+    /// Blocks.
     ///
     /// # Errors
     ///
     /// [`ListenError::Occupied`] when something else is there, or what the system said.
-    pub fn bind(path: &Path) -> Result<Self, ListenError> {
+    pub fn bind(path: &Path, access: &Access) -> Result<Self, ListenError> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         refuse_living(path)?;
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!(".sw{:x}.{number:x}", std::process::id());
         let temporary = directory(path).join(name);
-        let made = make(&temporary, path);
+        let made = make(&temporary, path, access);
         if made.is_err() {
             // The error that counts is the one that kept it from being made.
             let _ = fs::remove_file(&temporary);
@@ -90,6 +92,12 @@ impl SocketFile {
         &self.path
     }
 
+    /// Who comes in, of those that connect: by the `access` that it was [bound](Self::bind) with, and as far as there is
+    /// `room`.
+    pub fn gate(&self, access: Access, room: Room) -> Gate {
+        Gate::new(&self.path, self.file.is_some(), access, room)
+    }
+
     /// Takes its connections, inside a tokio runtime.
     ///
     /// # Errors
@@ -116,18 +124,6 @@ impl Drop for SocketFile {
             tracing::warn!("cannot remove {}: {error}", self.path.display());
         }
     }
-}
-
-fn check_length(path: &Path) -> Result<(), ListenError> {
-    let length = path.as_os_str().len();
-    if length > SOCKET_PATH_BYTES_MAX {
-        return Err(ListenError::PathTooLong {
-            path: path.to_owned(),
-            length,
-            max: SOCKET_PATH_BYTES_MAX,
-        });
-    }
-    Ok(())
 }
 
 fn directory(path: &Path) -> &Path {
@@ -178,7 +174,7 @@ fn refuse_living(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-fn make(temporary: &Path, path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+fn make(temporary: &Path, path: &Path, access: &Access) -> io::Result<(UnixListener, (u64, u64))> {
     // Left by a process of the same id that died here: nobody else has the lock.
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -187,7 +183,7 @@ fn make(temporary: &Path, path: &Path) -> io::Result<(UnixListener, (u64, u64))>
     let listener = stream_socket()?;
     bind_long(&listener, temporary)?;
     // Nobody can connect until it listens, so the mode it has between the two does not matter.
-    fs::set_permissions(temporary, fs::Permissions::from_mode(0o600))?;
+    access.apply(temporary)?;
     listen(&listener, BACKLOG)?;
     let file = identity(&fs::symlink_metadata(temporary)?);
     fs::rename(temporary, path)?;

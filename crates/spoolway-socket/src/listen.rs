@@ -1,13 +1,11 @@
-//! Taking connections: as many as may be, from peers that may, and every one that reached the system.
+//! Taking connections: every one that reached the system.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use rustix::net::{SendFlags, Shutdown, send, shutdown};
-use spoolway_proto::{Code, ConsumerOp};
+use rustix::net::{Shutdown, shutdown};
 use tokio::net::{UnixListener, UnixStream};
 
 /// After an error of accept, such as too many open files, until it is tried again.
@@ -20,28 +18,6 @@ pub struct Listener {
     /// Someone else listens with it before and after.
     inherited: bool,
     failing: bool,
-}
-
-/// Why a connection is refused: an `error` for its peer.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refusal {
-    /// [`Code::Forbidden`] or [`Code::Busy`].
-    pub code: Code,
-    /// Why, for people.
-    pub message: String,
-}
-
-impl Refusal {
-    /// Says it to a connection to which nothing has been written.
-    pub fn tell(self, stream: &UnixStream) {
-        let Self { code, message } = self;
-        tracing::warn!(code = code.as_str(), "connection refused: {message}");
-        let mut out = BytesMut::new();
-        let n = None;
-        ConsumerOp::Error { code, message, n }.put(&mut out);
-        // It has room for this, which the runtime may not know yet; who is gone need not hear it.
-        let _ = send(stream, &out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-    }
 }
 
 impl Listener {
@@ -94,33 +70,4 @@ fn accept_waiting(listener: &UnixListener) -> io::Result<UnixStream> {
     stream.set_nonblocking(true)?;
     rustix::io::fcntl_setfd(&stream, rustix::io::FdFlags::CLOEXEC)?;
     UnixStream::from_std(stream)
-}
-
-/// Says whether a connection may stay: it is of the same user or root, and at most `max` are open, `open` so far.
-///
-/// # Errors
-///
-/// Why not. `name` is what the limit is called where it is set.
-pub fn admit(stream: &UnixStream, open: usize, max: usize, name: &str) -> Result<(), Refusal> {
-    let forbidden = |message| Refusal {
-        code: Code::Forbidden,
-        message,
-    };
-    let peer = stream
-        .peer_cred()
-        .map_err(|error| forbidden(format!("the peer cannot be identified: {error}")))?;
-    let own = rustix::process::geteuid().as_raw();
-    if peer.uid() != own && peer.uid() != 0 {
-        return Err(forbidden(format!(
-            "user {} may not connect, only user {own} and root may",
-            peer.uid()
-        )));
-    }
-    if open >= max {
-        return Err(Refusal {
-            code: Code::Busy,
-            message: format!("{open} connections are open, {max} are allowed (`{name}`)"),
-        });
-    }
-    Ok(())
 }

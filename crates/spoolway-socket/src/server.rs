@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
-use crate::{ListenError, Listener, SocketFile, admit};
+use crate::{Access, Gate, ListenError, Listener, Room, SocketFile};
 use connection::Connection;
 
 /// Where a [`UnixSocketServer`] listens, and to how many.
@@ -26,6 +26,10 @@ pub struct UnixSocketServerConfig {
     pub socket_path: PathBuf,
     /// Connections at a time; more are told `busy` and closed. Default 100.
     pub max_connections: usize,
+    /// Who may connect beside the user of the process and root. Default: nobody.
+    pub access: Access,
+    /// Connections at a time of one user that is there by `access`. Default: half of `max_connections`.
+    pub max_connections_per_uid: Option<usize>,
 }
 
 impl UnixSocketServerConfig {
@@ -34,6 +38,8 @@ impl UnixSocketServerConfig {
         Self {
             socket_path: socket_path.into(),
             max_connections: 100,
+            access: Access::default(),
+            max_connections_per_uid: None,
         }
     }
 }
@@ -42,7 +48,8 @@ impl UnixSocketServerConfig {
 ///
 /// The messages of a connection are handled one after the other, in the task that reads it, so a slow handler holds its
 /// sender up; those of several connections run beside each other. A message with `requires_ack` is answered: `processed`
-/// after `Ok`, `unavailable` with its text after `Err`. A handler that panics ends its connection.
+/// after `Ok`, `unavailable` with its text after `Err`. A handler that panics ends its connection. One that says nothing
+/// stays, and takes a place, for as long as it likes; a consumer ends such connections.
 ///
 /// A `Producer` needs a consumer, and is refused.
 pub struct UnixSocketServer {
@@ -106,14 +113,25 @@ impl UnixSocketServer {
         if self.running.is_some() {
             return Err(misuse("is running: call `stop` first"));
         }
-        let path = self.config.socket_path.clone();
-        let listening = spawn_blocking(move || listen(&path)).await;
+        let UnixSocketServerConfig {
+            socket_path,
+            max_connections,
+            access,
+            max_connections_per_uid,
+        } = self.config.clone();
+        let room = Room {
+            max: max_connections,
+            share: max_connections_per_uid.unwrap_or(max_connections / 2),
+            max_is: "max_connections",
+            share_is: "max_connections_per_uid",
+        };
+        let list = access.clone();
+        let listening = spawn_blocking(move || listen(&socket_path, &list)).await;
         let (socket, lock) =
             listening.map_err(|_| misuse("was started while its runtime ends"))??;
-        let listener = socket.listener()?;
+        let (gate, listener) = (socket.gate(access, room), socket.listener()?);
         let (stop, stopped) = watch::channel(false);
-        let max = self.config.max_connections;
-        let task = tokio::spawn(accept(listener, serve, max, stopped));
+        let task = tokio::spawn(accept(listener, serve, gate, stopped));
         self.running = Some(Running {
             stop,
             task,
@@ -152,7 +170,7 @@ impl std::fmt::Debug for UnixSocketServer {
 }
 
 /// The socket, and the lock that says it is alive: the same one that a consumer takes.
-fn listen(path: &Path) -> Result<(SocketFile, File), ListenError> {
+fn listen(path: &Path, access: &Access) -> Result<(SocketFile, File), ListenError> {
     SocketFile::prepare(path)?;
     let mut side = path.as_os_str().to_owned();
     side.push(".lock");
@@ -166,7 +184,7 @@ fn listen(path: &Path) -> Result<(SocketFile, File), ListenError> {
     let options = options.read(true).write(true).create(true).truncate(false);
     let lock = options.mode(0o600).open(&side).map_err(failed)?;
     match lock.try_lock() {
-        Ok(()) => Ok((SocketFile::bind(path)?, lock)),
+        Ok(()) => Ok((SocketFile::bind(path, access)?, lock)),
         Err(TryLockError::WouldBlock) => Err(ListenError::Occupied {
             path: path.to_owned(),
             found: "has another server or consumer",
@@ -178,19 +196,20 @@ fn listen(path: &Path) -> Result<(SocketFile, File), ListenError> {
 async fn accept(
     mut listener: Listener,
     serve: Serve,
-    max: usize,
+    gate: Gate,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
     let stop = stopped.clone();
-    let open = |connections: &mut JoinSet<()>, stream: UnixStream| match admit(
-        &stream,
-        connections.len(),
-        max,
-        "max_connections",
-    ) {
-        Ok(()) => drop(connections.spawn(serve(stream, stop.clone()))),
-        Err(refusal) => refusal.tell(&stream),
+    let open = |connections: &mut JoinSet<()>, stream: UnixStream| match gate.admit(&stream) {
+        Ok(pass) => {
+            let serving = serve(stream, stop.clone());
+            connections.spawn(async move {
+                serving.await;
+                drop(pass);
+            });
+        }
+        Err(refusal) => gate.refuse(refusal, &stream),
     };
     loop {
         tokio::select! {

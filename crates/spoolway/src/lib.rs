@@ -68,7 +68,7 @@ pub use spoolway_queue::{self as queue, Durability, Inbox, Outbox, Relay, Sqlite
 
 #[cfg(feature = "unix-socket")]
 pub use spoolway_socket::{
-    self as socket, UnixSocketClient, UnixSocketServer, UnixSocketServerConfig,
+    self as socket, SocketName, UnixSocketClient, UnixSocketServer, UnixSocketServerConfig,
 };
 
 #[cfg(feature = "client")]

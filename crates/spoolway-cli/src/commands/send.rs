@@ -169,18 +169,8 @@ async fn one(
 /// Why it is not simply processed by the socket.
 fn why(receipt: &Receipt, socket: Option<&SocketReason>) -> Option<String> {
     match (receipt.path, socket) {
-        (Path::Queue, Some(reason)) => Some(short(reason)),
+        (Path::Queue, Some(reason)) => Some(reason.to_string()),
         _ => receipt.reason.clone(),
-    }
-}
-
-/// The reason in the words of a person who does not care how the absence was noticed.
-fn short(reason: &SocketReason) -> String {
-    match reason {
-        SocketReason::NotFound | SocketReason::Refused | SocketReason::Closed => {
-            "consumer not running".to_owned()
-        }
-        other => other.to_string(),
     }
 }
 
@@ -193,13 +183,15 @@ fn sentence(receipt: &Receipt, took: Duration, reason: Option<String>) -> String
         text += " (was taken before)";
     }
     if let Some(reason) = reason {
-        text += &format!(" ({reason})");
+        text += &format!(": {reason}");
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use spoolway::client::Absence;
+
     use super::*;
 
     #[test]
@@ -215,11 +207,13 @@ mod tests {
         let line = |receipt: &Receipt, socket: &SocketReason| {
             sentence(receipt, took, why(receipt, Some(socket)))
         };
-        let text = line(&receipt, &SocketReason::Refused);
+        let refused = Absence::Refused.into();
+        let text = line(&receipt, &refused);
         assert_eq!(text, "a1  processed by socket in 0.2 ms");
         receipt.path = Path::Queue;
         receipt.outcome = Outcome::Stored;
-        let text = line(&receipt, &SocketReason::Refused);
-        assert_eq!(text, "a1  stored by queue in 0.2 ms (consumer not running)");
+        let text = line(&receipt, &refused);
+        let expected = "a1  stored by queue in 0.2 ms: consumer not running (connection refused)";
+        assert_eq!(text, expected);
     }
 }

@@ -9,7 +9,7 @@ use spoolway::{Consumer, Durability, SqliteQueue};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use crate::args::{KeyDoes, Remembers, Serve, retries};
+use crate::args::{Allowed, KeyDoes, Remembers, Serve, retries};
 use crate::failure::{Failure, exit};
 use crate::output::tell;
 use crate::paths::Places;
@@ -46,6 +46,7 @@ pub(crate) async fn run(
         queue_messages_max: args.room.queue_messages_max,
         disk_bytes_kept: args.room.disk_bytes_kept,
         wal_bytes_alarm: args.room.wal_bytes_alarm,
+        access: args.allowed.clone().into(),
         ..ConsumerConfig::default()
     };
     let before = if args.standby {
@@ -177,9 +178,21 @@ fn banner(consumer: &Consumer, args: &Serve, waiting: u64) -> String {
         KeyDoes::Continue => "",
         KeyDoes::Hold => "\n  on dead     hold (a dead letter stops its key: see `spoolway keys`)",
     };
+    let Allowed {
+        allow_uid,
+        allow_gid,
+    } = &args.allowed;
+    let uids = allow_uid.iter().map(|uid| format!("uid {uid}"));
+    let others: Vec<String> = uids
+        .chain(allow_gid.iter().map(|gid| format!("gid {gid}")))
+        .collect();
+    let allowed = match others.is_empty() {
+        true => String::new(),
+        false => format!("\n  access      {} may send too", others.join(", ")),
+    };
     format!(
         "spoolway {} is listening\n  socket      {}\n  database    {}{backlog}\n  \
-         durability  {durability}\n  sink        {}{dedup}{on_dead}",
+         durability  {durability}\n  sink        {}{dedup}{on_dead}{allowed}",
         env!("CARGO_PKG_VERSION"),
         consumer.socket_path().display(),
         consumer.queue().path().display(),

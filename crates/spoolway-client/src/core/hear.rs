@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use spoolway_proto::{Ack, Code, ConsumerHello, ConsumerOp, Outcome, PROTOCOL_VERSION};
+use spoolway_socket::Absence;
 
 use super::{Core, Event, Link, Read, SocketReason};
 use crate::{OtherQueue, OtherQueueFile};
@@ -23,7 +24,7 @@ impl Core {
                     self.link = None;
                     self.turns += 1;
                     self.forget_out();
-                    self.reason.get_or_insert(SocketReason::Closed);
+                    self.reason.get_or_insert(Absence::Closed.into());
                     self.on(now, Event::Closed { unsent });
                     self.opened();
                 }
@@ -165,9 +166,9 @@ impl Core {
                 // The last confirmation; what the kernel does not take now stays unconfirmed.
                 link.write(&mut self.out);
             }
-            self.reason.get_or_insert(SocketReason::Silent);
+            self.reason.get_or_insert(Absence::Silent.into());
         } else if self.dialing.take().is_some() && !self.options.spool_only {
-            self.reason = Some(SocketReason::Busy);
+            self.reason = Some(Absence::Busy.into());
         }
         self.forget_out();
         self.effects.wake = true;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use spoolway_client::route::RouteConfig;
 use spoolway_client::{
-    Fate, OpenError, OtherQueue, Path, Producer, SOCKET_PATH_BYTES_MAX, SendCode, SocketReason,
+    Absence, Fate, OpenError, OtherQueue, Path, PathTooLong, Producer, SOCKET_PATH_BYTES_MAX,
+    SendCode, SocketReason,
 };
 use spoolway_proto::{ConsumerOp, Outcome, QueueId};
 
@@ -14,7 +15,7 @@ use crate::support::{Bed, message, soon, until};
 async fn without_a_consumer_messages_go_to_the_file_at_once() {
     let bed = Bed::new();
     let producer = soon(bed.builder().open()).await.unwrap();
-    assert_eq!(producer.status().socket, Some(SocketReason::NotFound));
+    assert_eq!(producer.status().socket, Some(Absence::NotFound.into()));
     let receipt = soon(producer.send(message("a"))).await.unwrap();
     assert_eq!(
         (receipt.path, receipt.outcome),
@@ -29,7 +30,7 @@ async fn a_socket_that_nobody_listens_on_is_told_apart() {
     let bed = Bed::new();
     drop(bed.listen());
     let producer = soon(bed.builder().open()).await.unwrap();
-    assert_eq!(producer.status().socket, Some(SocketReason::Refused));
+    assert_eq!(producer.status().socket, Some(Absence::Refused.into()));
     assert_eq!(
         soon(producer.send(message("a"))).await.unwrap().path,
         Path::Queue
@@ -43,7 +44,7 @@ async fn the_directory_of_the_socket_may_be_missing_and_that_of_the_file_may_not
     let producer = Producer::open(nowhere.join("c.sock"), &bed.database)
         .await
         .unwrap();
-    assert_eq!(producer.status().socket, Some(SocketReason::NotFound));
+    assert_eq!(producer.status().socket, Some(Absence::NotFound.into()));
 
     let error = Producer::open(&bed.socket, nowhere.join("q.db"))
         .await
@@ -61,11 +62,14 @@ async fn a_path_too_long_for_a_socket_is_named() {
     let of_length = |length: usize| format!("/{}", "s".repeat(length - 1));
     let longest = of_length(SOCKET_PATH_BYTES_MAX);
     let producer = Producer::open(longest, &bed.database).await.unwrap();
-    assert_eq!(producer.status().socket, Some(SocketReason::NotFound));
+    assert_eq!(producer.status().socket, Some(Absence::NotFound.into()));
     let error = Producer::open(of_length(108), &bed.database)
         .await
         .unwrap_err();
-    assert!(matches!(error, OpenError::SocketPath { length: 108, .. }));
+    assert!(matches!(
+        error,
+        OpenError::SocketPath(PathTooLong { length: 108, .. })
+    ));
     assert!(
         error.to_string().contains("108 bytes long, at most 107"),
         "{error}"
@@ -135,7 +139,7 @@ async fn a_consumer_that_never_answers_hello_is_given_up() {
     };
     let (producer, mut peer) = tokio::join!(bed.builder().route(route).open(), consumer.accept());
     let producer = producer.unwrap();
-    assert_eq!(producer.status().socket, Some(SocketReason::Silent));
+    assert_eq!(producer.status().socket, Some(Absence::Silent.into()));
     assert_eq!(
         soon(producer.send(message("a"))).await.unwrap().path,
         Path::Queue

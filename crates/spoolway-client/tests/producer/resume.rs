@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use spoolway_client::route::RouteConfig;
-use spoolway_client::{Path, Producer, SendCode, SocketReason};
+use spoolway_client::{Absence, Path, Producer, SendCode, SocketReason};
 use spoolway_proto::{Code, ConsumerOp, Epoch, Message};
 
 use crate::support::{Bed, Row, message, soon, until};
@@ -125,7 +125,7 @@ async fn what_was_not_answered_is_spooled_oldest_first_under_a_higher_epoch() {
     let epoch = rows[0].epoch;
     assert_eq!(rows[..3], [row(1, epoch), row(3, epoch), row(4, epoch)]);
     assert!(rows[3].id == "5" && rows[3].epoch >= epoch);
-    assert_eq!(producer.status().socket, Some(SocketReason::Refused));
+    assert_eq!(producer.status().socket, Some(Absence::Refused.into()));
 
     // The next connection names a higher epoch than any row.
     let consumer = bed.listen();

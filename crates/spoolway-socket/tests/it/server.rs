@@ -115,8 +115,8 @@ async fn another_dialect_gets_one_line() {
 async fn one_connection_too_many_is_told_so() {
     let rig = Rig::new();
     let mut server = UnixSocketServer::new(UnixSocketServerConfig {
-        socket_path: rig.path(),
         max_connections: 1,
+        ..UnixSocketServerConfig::new(rig.path())
     });
     server.set_message_handler(|_| async { Ok::<(), String>(()) });
     server.start().await.unwrap();
