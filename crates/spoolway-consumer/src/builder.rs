@@ -57,6 +57,32 @@ impl Builder {
         self
     }
 
+    /// Handles commands of that name, such as `{"command":"privmsg","target":"#ruby","message":"hi"}`, by the whole
+    /// object.
+    ///
+    /// Commands of other names go to the handler of the type `command`, if there is one. As [`Builder::on`] otherwise.
+    ///
+    /// ```
+    /// # use spoolway_consumer::Consumer;
+    /// #[derive(serde::Deserialize)]
+    /// struct Privmsg {
+    ///     target: String,
+    ///     message: String,
+    /// }
+    ///
+    /// let builder = Consumer::builder("/run/app/chat.sock", "/var/lib/app/chat.db")
+    ///     .on_command("privmsg", |said: Privmsg| async move { println!("{}: {}", said.target, said.message) });
+    /// ```
+    pub fn on_command<T, F, Fut>(mut self, name: impl AsRef<str>, handler: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoFinish> + Send + 'static,
+    {
+        self.handlers.on_command(name.as_ref(), decoding(handler));
+        self
+    }
+
     /// Handles messages of every other type. Without it, and without a sink, they are dead letters `no_route`.
     pub fn default<F, Fut>(mut self, handler: F) -> Self
     where

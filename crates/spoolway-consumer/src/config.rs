@@ -7,6 +7,7 @@ use spoolway_queue::{Durability, QueueOptions, Role};
 use spoolway_socket::{Access, Room};
 
 use crate::ConsumerError;
+use crate::http::HttpConfig;
 use crate::machine::MachineConfig;
 
 /// What can be set about a [`Consumer`](crate::Consumer).
@@ -35,7 +36,7 @@ pub struct ConsumerConfig {
     /// Connections at a time of one user that is there by [`access`](Self::access). Default: half of `connections_max`.
     pub connections_per_uid_max: Option<usize>,
     /// How long a message may take to arrive, the first one from the moment of connecting; more ends the connection with
-    /// `busy`. It does not concern producers that have said hello. Default 10 s.
+    /// `busy`. It does not concern producers that have said hello. Default 30 s.
     pub arrival_max: Duration,
     /// How long a connection without hello may say nothing before it gives way to another, when there is no room. With room
     /// it stays for ever. Default 10 min.
@@ -50,6 +51,8 @@ pub struct ConsumerConfig {
     /// How long producers hold new messages when the consumer goes away, before they spool them: about the time
     /// a successor takes to start. Default 1 s.
     pub goodbye: Duration,
+    /// Times and sizes of HTTP requests.
+    pub http: HttpConfig,
 }
 
 impl Default for ConsumerConfig {
@@ -65,12 +68,13 @@ impl Default for ConsumerConfig {
             wal_bytes_alarm: queue.wal_bytes_alarm,
             connections_max: 100,
             connections_per_uid_max: None,
-            arrival_max: Duration::from_secs(10),
+            arrival_max: Duration::from_secs(30),
             idle_max: Duration::from_secs(10 * 60),
             access: Access::default(),
             message_bytes_max: Limits::default().message_bytes_max,
             shutdown_max: Duration::from_secs(30),
             goodbye: Duration::from_secs(1),
+            http: HttpConfig::default(),
         }
     }
 }
@@ -103,6 +107,10 @@ impl ConsumerConfig {
             (
                 self.message_bytes_max > 0,
                 "`message_bytes_max` must be at least 1",
+            ),
+            (
+                self.http.body_bytes_max > 0,
+                "`body_bytes_max` must be at least 1",
             ),
             (
                 self.message_bytes_max <= FRAME_BYTES_CEILING - FRAME_SPARE,

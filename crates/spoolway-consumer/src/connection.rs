@@ -1,6 +1,12 @@
 //! One connection: bytes in, events to the machine, answers out.
 //!
+//! Its first byte tells what it speaks. Frames and lines are cut here, and are the same from then on but for what is
+//! answered without hello: a line always is. A connection that speaks HTTP is handed on.
+//!
 //! Everything that arrived before its end is taken, also when the peer wrote and was gone at once.
+
+mod cut;
+mod follow;
 
 use std::io;
 use std::sync::Arc;
@@ -9,30 +15,30 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use rustix::net::{Shutdown, shutdown};
 use spoolway_proto::{
-    Code, ConsumerOp, Dialect, FrameDecoder, Incoming, Invalid, Message, MessageId, ProducerOp,
-    Reply, Timestamp, decode_for_consumer,
+    Code, ConsumerOp, Dialect, Incoming, Invalid, MessageId, Reply, decode_for_consumer,
 };
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::http::{self, Caller};
 use crate::machine::{ConnId, Event};
 use crate::outbox::Outbox;
 use crate::seat::Seat;
 use crate::shared::{Life, Shared, Turn, wall};
 
+use cut::{Cutter, Front};
+
 /// Room for a read: some hundred messages.
 const READ_BYTES: usize = 64 * 1024;
 /// A read into less room than this is not worth its call.
 const READ_BYTES_MIN: usize = 8 * 1024;
-/// With more messages in memory they are staying, and each is copied out of the read buffer, which it would keep.
-const SHARING_MAX: usize = 1_000;
-/// A hello is shorter.
-const HELLO_BYTES_MAX: usize = 4 * 1024;
 /// How long a closing connection waits for its peer to read the last answers.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+pub(crate) const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+/// How long a peer that gets a line for each of its own is waited for to read them, before it gets none any more.
+const DEAF_AFTER: Duration = Duration::from_secs(5);
 
 pub(crate) struct Connection {
     shared: Arc<Shared>,
@@ -41,15 +47,17 @@ pub(crate) struct Connection {
     id: ConnId,
     reader: OwnedReadHalf,
     buffer: BytesMut,
-    decoder: FrameDecoder,
-    /// The first byte was seen, and it opens frames.
-    opened: bool,
+    cutter: Cutter,
+    /// What it speaks, once its first byte was seen.
+    dialect: Option<Dialect>,
     /// It said hello: it has a window, and is never paused.
     greeted: bool,
     /// It sent a message without hello: it is not read while the consumer is full.
     plain: bool,
     /// What was read waits for room.
     parked: bool,
+    /// When its peer, which must read first, is waited for no longer.
+    deaf_at: Option<Instant>,
     /// The number of the next message, to name the frame at fault.
     next: u64,
     /// Dropped once nothing that a shutdown waits for can come from here.
@@ -89,7 +97,7 @@ impl Connection {
         let (reader, writer) = stream.into_split();
         let outbox = Arc::new(Outbox::new(writer));
         let id = shared.connect(Arc::clone(&outbox));
-        let decoder = FrameDecoder::new(shared.limits.frame_bytes_max);
+        let cutter = Cutter::frames(&shared.limits);
         Self {
             shared,
             outbox,
@@ -97,11 +105,12 @@ impl Connection {
             id,
             reader,
             buffer: BytesMut::new(),
-            decoder,
-            opened: false,
+            cutter,
+            dialect: None,
             greeted: false,
             plain: false,
             parked: false,
+            deaf_at: None,
             next: 0,
             unread: Some(unread),
             draining: false,
@@ -114,6 +123,12 @@ impl Connection {
     /// Serves the connection to its end.
     pub(crate) async fn run(mut self) {
         self.read().await;
+        if self.dialect == Some(Dialect::Http) {
+            // It keeps its seat, and has times of its own.
+            self.seat.leave_alone();
+            let caller = Caller::new(self.shared, self.outbox, self.id, self.unread);
+            return http::serve(caller, self.reader, self.buffer).await;
+        }
         self.unread = None;
         if self.greeted {
             // Its producer may be back already: the sooner this one is over, the better.
@@ -137,24 +152,31 @@ impl Connection {
     async fn read(&mut self) {
         self.look();
         loop {
-            if self.outbox.has_ended() {
+            if self.outbox.has_ended() || self.dialect == Some(Dialect::Http) {
                 return;
             }
-            let paused = (self.plain || self.parked) && self.is_held_up();
-            if self.parked && !paused {
+            let held_up = (self.plain || self.parked) && self.is_held_up();
+            if self.parked && !held_up {
                 self.take();
                 continue;
             }
+            let deaf_at = self.deaf_at();
             let begun = self.seat.is_silent() || !self.buffer.is_empty();
-            self.seat.await_peer(begun && !paused && !self.greeted);
+            self.seat
+                .await_peer(begun && !held_up && deaf_at.is_none() && !self.greeted);
             let blocked = self.outbox.is_blocked();
             self.make_room();
             tokio::select! {
                 biased;
                 () = self.outbox.wake.notified() => self.look(),
-                _ = self.outbox.writable(), if blocked => self.outbox.flush(),
-                () = self.shared.has_room(), if paused => {}
-                read = self.reader.read_buf(&mut self.buffer), if !paused => match read {
+                _ = self.outbox.writable(), if blocked => {
+                    // It has read something.
+                    self.deaf_at = None;
+                    self.outbox.flush();
+                }
+                () = self.shared.has_room(), if held_up => {}
+                () = reached(deaf_at), if deaf_at.is_some() => self.outbox.give_up(),
+                read = self.reader.read_buf(&mut self.buffer), if !held_up && deaf_at.is_none() => match read {
                     Ok(0) => return self.end_of_stream(),
                     Ok(_) => self.take(),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -206,8 +228,21 @@ impl Connection {
         !self.greeted && !self.draining && self.shared.is_full()
     }
 
+    /// When a peer counts as one that does not read, if it must read before it is read from again.
+    fn deaf_at(&mut self) -> Option<Instant> {
+        let crowded = self.dialect == Some(Dialect::Lines) && self.outbox.is_crowded();
+        self.deaf_at = crowded.then(|| self.deaf_at.unwrap_or_else(|| Instant::now() + DEAF_AFTER));
+        self.deaf_at
+    }
+
     /// Takes what was read. While the consumer is full, a new connection is still let say hello.
     fn take(&mut self) {
+        if self.dialect.is_none() {
+            self.open();
+        }
+        if !matches!(self.dialect, Some(Dialect::Frames | Dialect::Lines)) {
+            return;
+        }
         self.parked = self.is_held_up() && self.opening() == Opening::Message;
         if self.parked {
             self.seat.heard();
@@ -217,27 +252,50 @@ impl Connection {
         let mut turn = shared.turn();
         let broken = self.decode(&mut turn).err();
         turn.end();
+        self.say(broken);
+    }
+
+    fn end_of_stream(&mut self) {
+        let n = self.number();
+        let broken = match self.cutter.end(&mut self.buffer) {
+            Ok(None) => None,
+            Ok(Some(last)) => {
+                let shared = Arc::clone(&self.shared);
+                let mut turn = shared.turn();
+                let broken = self.follow(&last, wall(), &mut turn).err();
+                turn.end();
+                broken
+            }
+            // What is not whole is what it was waited for.
+            Err(_) if self.dismissed => None,
+            Err(invalid) => Some(Broken { invalid, n }),
+        };
+        self.say(broken);
+        if self.dismissed && !self.outbox.is_awaited() {
+            self.say_why_dismissed();
+        }
+    }
+
+    fn say_why_dismissed(&self) {
+        let (code, message) = (Code::Busy, self.seat.reason());
+        tracing::info!(conn = self.id, peer = ?self.seat.peer(), "connection ended: {message}");
+        if self.is_lines_only() {
+            let refused = Reply::refused(MessageId::default(), code, message);
+            self.outbox.say_last_line(&refused);
+        } else {
+            let n = None;
+            self.outbox
+                .say_last(&ConsumerOp::Error { code, message, n });
+        }
+        self.outbox.flush();
+    }
+
+    /// Says what is to be said past the machine, behind what it had to say.
+    fn say(&mut self, broken: Option<Broken>) {
         if let Some(Broken { invalid, n }) = broken {
             self.break_off(&invalid, n);
         }
         if std::mem::take(&mut self.said) {
-            self.outbox.flush();
-        }
-    }
-
-    fn end_of_stream(&mut self) {
-        if self.dismissed && !self.outbox.is_awaited() {
-            let message = self.seat.reason();
-            tracing::info!(conn = self.id, peer = ?self.seat.peer(), "connection ended: {message}");
-            let (code, n) = (Code::Busy, None);
-            self.outbox
-                .say_last(&ConsumerOp::Error { code, message, n });
-            self.outbox.flush();
-        } else if !self.dismissed
-            && let Err(cut) = self.decoder.end(&self.buffer)
-        {
-            let n = self.number();
-            self.break_off(&cut.into(), n);
             self.outbox.flush();
         }
     }
@@ -249,9 +307,31 @@ impl Connection {
             code = code.as_str(),
             "connection ended: {message}"
         );
-        self.outbox
-            .say_last(&ConsumerOp::Error { code, message, n });
+        if self.is_lines_only() {
+            self.outbox.say_last_line(&Reply::from(invalid));
+        } else {
+            self.outbox
+                .say_last(&ConsumerOp::Error { code, message, n });
+        }
         self.said = true;
+    }
+
+    /// Looks at the first byte.
+    fn open(&mut self) {
+        let dialect = self.buffer.first().copied().and_then(Dialect::of);
+        let Some(dialect) = dialect else {
+            return self.refuse_dialect();
+        };
+        if dialect == Dialect::Lines {
+            self.cutter = Cutter::lines(&self.shared.limits);
+        }
+        self.outbox.speak(dialect);
+        self.dialect = Some(dialect);
+    }
+
+    /// Whether each line is a message of its own, with no number that could be lost.
+    fn is_lines_only(&self) -> bool {
+        self.dialect == Some(Dialect::Lines) && !self.greeted
     }
 
     /// The number that the next message takes.
@@ -260,51 +340,30 @@ impl Connection {
     }
 
     fn decode(&mut self, turn: &mut Turn<'_>) -> Result<(), Broken> {
-        if !self.opened {
-            if self.buffer.first().copied().and_then(Dialect::of) != Some(Dialect::Frames) {
-                self.refuse_dialect();
-                return Ok(());
-            }
-            self.opened = true;
-        }
         let now = wall();
         let mut noted = self.greeted;
         loop {
-            let n = self.number();
-            let next = self.decoder.next(&mut self.buffer);
-            let next = next.map_err(|error| Broken {
-                invalid: error.into(),
-                n,
-            })?;
-            let Some(frame) = next else { return Ok(()) };
+            let next = self.cutter.next(&mut self.buffer);
+            let next = next.map_err(|invalid| self.broken(invalid))?;
+            let Some(body) = next else { return Ok(()) };
             if !std::mem::replace(&mut noted, true) {
                 self.seat.heard();
             }
-            match decode_for_consumer(&frame, &self.shared.limits) {
-                Ok(Incoming::Message(message)) => self.arrived(message, now, turn),
-                Ok(Incoming::Batch(batch)) => {
-                    batch
-                        .into_iter()
-                        .for_each(|message| self.arrived(message, now, turn));
-                }
-                Ok(Incoming::Op(op)) => self.op(op, turn),
-                Err(invalid) => return Err(Broken { invalid, n }),
-            }
+            self.follow(&body, now, turn)?;
         }
+    }
+
+    fn broken(&self, invalid: Invalid) -> Broken {
+        let n = self.number();
+        Broken { invalid, n }
     }
 
     /// What is at the front of the buffer, without taking it.
     fn opening(&self) -> Opening {
-        let Some(header) = self.buffer.first_chunk::<4>() else {
-            return Opening::Unknown;
-        };
-        let end = 4 + u32::from_be_bytes(*header) as usize;
-        if end > HELLO_BYTES_MAX && header[0] == 0 {
-            return Opening::Message;
-        }
-        match self.buffer.get(4..end) {
-            None => Opening::Unknown,
-            Some(body) => {
+        match self.cutter.front(&self.buffer) {
+            Front::Nothing => Opening::Unknown,
+            Front::Long => Opening::Message,
+            Front::Short(body) => {
                 match decode_for_consumer(&Bytes::copy_from_slice(body), &self.shared.limits) {
                     Ok(Incoming::Message(_) | Incoming::Batch(_)) => Opening::Message,
                     Ok(Incoming::Op(_)) | Err(_) => Opening::Unknown,
@@ -315,89 +374,14 @@ impl Connection {
 
     fn refuse_dialect(&mut self) {
         let code = Code::BadDialect;
-        let text = format!(
-            "{code}: this version speaks frames only; {}",
-            code.next_step()
-        );
+        let first = self.buffer.first().copied().unwrap_or_default();
+        let found = format!("the first byte 0x{first:02x}");
+        let invalid = Invalid::new(code, found, "0x00, `{`, `[`, white space or a capital");
+        let text = invalid.to_string();
         tracing::warn!(conn = self.id, "connection refused: {text}");
         self.outbox
             .say_last_line(&Reply::refused(MessageId::default(), code, text));
-        self.said = true;
-    }
-
-    fn arrived(&mut self, message: Result<Message, Invalid>, now: Timestamp, turn: &mut Turn<'_>) {
-        self.next = self.next.wrapping_add(1);
-        self.plain |= !self.greeted;
-        let conn = self.id;
-        let message = match message {
-            Ok(mut message) => {
-                message.stamp(now, || new_id(now));
-                if self.shared.pending() > SHARING_MAX {
-                    message.detach();
-                }
-                Ok(Arc::new(message))
-            }
-            Err(invalid) if !self.greeted => return self.refuse(&invalid),
-            Err(invalid) => Err(Box::new(invalid)),
-        };
-        let answer = !self.greeted && message.as_ref().is_ok_and(|message| message.requires_ack);
-        if answer {
-            self.outbox.owe();
-        }
-        turn.tell(Event::Arrived {
-            conn,
-            message,
-            answer,
-        });
-    }
-
-    /// An invalid message of a connection without hello, which hears of it only if it asked for an answer.
-    fn refuse(&mut self, invalid: &Invalid) {
-        if invalid.requires_ack {
-            self.outbox.owe();
-            self.outbox.reply(&Reply::from(invalid));
-            self.said = true;
-        }
-        if !self.logged {
-            self.logged = true;
-            tracing::warn!(
-                conn = self.id,
-                "message refused, the first of its connection: {invalid}"
-            );
-        }
-    }
-
-    fn op(&mut self, op: ProducerOp, turn: &mut Turn<'_>) {
-        let conn = self.id;
-        match op {
-            ProducerOp::Hello(hello) => {
-                self.greeted = true;
-                self.seat.greet();
-                self.unread = None;
-                self.next = hello.first;
-                tracing::debug!(conn, producer = %hello.producer, client = hello.client, "hello");
-                let hello = Box::new(hello);
-                turn.tell(Event::Hello { conn, hello });
-            }
-            ProducerOp::At { n } => {
-                self.next = n;
-                turn.tell(Event::At { conn, n });
-            }
-            ProducerOp::Seen { ranges, queue, err } => {
-                turn.tell(Event::Seen {
-                    conn,
-                    ranges,
-                    queue,
-                    err,
-                });
-            }
-            ProducerOp::Ping => {
-                self.outbox.say(&ConsumerOp::Pong);
-                self.said = true;
-            }
-            ProducerOp::Pong => {}
-            ProducerOp::Save => turn.tell(Event::Save { save: conn }),
-        }
+        self.outbox.flush();
     }
 
     async fn write_rest(&self) {
@@ -411,10 +395,10 @@ impl Connection {
     }
 }
 
-/// A UUIDv7: its last ten bytes are a counter within the millisecond, and chance.
-fn new_id(now: Timestamp) -> MessageId {
-    let bytes = uuid::Uuid::now_v7().into_bytes();
-    let mut random = [0; 10];
-    random.copy_from_slice(&bytes[6..]);
-    MessageId::v7(u64::try_from(now.0).unwrap_or(0), random)
+/// Waits for that moment.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

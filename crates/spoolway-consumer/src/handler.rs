@@ -1,6 +1,7 @@
 //! Code that processes a message, and how its end is understood.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +11,7 @@ use std::task::{Context, Poll};
 
 use hashbrown::HashMap;
 use serde::de::DeserializeOwned;
-use spoolway_proto::{Message, Payload};
+use spoolway_proto::{COMMAND, Message, Payload};
 
 use crate::machine::Finish;
 
@@ -64,9 +65,10 @@ impl<E: Display> IntoFinish for Result<(), E> {
 type Handling = Pin<Box<dyn Future<Output = Finish> + Send>>;
 type Handler = Box<dyn Fn(Delivery) -> Handling + Send + Sync>;
 
-/// Which handler takes which type.
+/// Which handler takes which message.
 #[derive(Default)]
 pub(crate) struct Handlers {
+    by_command: HashMap<Box<str>, Handler>,
     by_type: HashMap<Box<str>, Handler>,
     default: Option<Handler>,
 }
@@ -78,6 +80,15 @@ impl Handlers {
         Fut: Future<Output: IntoFinish> + Send + 'static,
     {
         self.by_type.insert(r#type.into(), boxed(handler));
+    }
+
+    /// For the commands of that name; it goes before the handler of their type.
+    pub(crate) fn on_command<F, Fut>(&mut self, name: &str, handler: F)
+    where
+        F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoFinish> + Send + 'static,
+    {
+        self.by_command.insert(name.into(), boxed(handler));
     }
 
     pub(crate) fn set_default<F, Fut>(&mut self, handler: F)
@@ -92,18 +103,27 @@ impl Handlers {
         self.default = None;
     }
 
-    /// Whether a handler of its own, or the default one, takes this type.
-    pub(crate) fn takes(&self, r#type: &str) -> bool {
-        self.default.is_some() || self.by_type.contains_key(r#type)
+    /// Whether a handler of its own, or the default one, takes this message.
+    pub(crate) fn takes(&self, message: &Message) -> bool {
+        self.default.is_some() || self.of(message).is_some()
+    }
+
+    fn of(&self, message: &Message) -> Option<&Handler> {
+        self.of_command(message)
+            .or_else(|| self.by_type.get(&*message.r#type))
+            .or(self.default.as_ref())
+    }
+
+    fn of_command(&self, message: &Message) -> Option<&Handler> {
+        if self.by_command.is_empty() || &*message.r#type != COMMAND {
+            return None;
+        }
+        self.by_command.get(&*command(&message.payload)?)
     }
 
     /// Starts the handler of the message. A panic of the handler is a failed attempt, also while it starts.
     pub(crate) fn start(&self, delivery: Delivery) -> Attempt {
-        let handler = self
-            .by_type
-            .get(&*delivery.message.r#type)
-            .or(self.default.as_ref());
-        let Some(handler) = handler else {
+        let Some(handler) = self.of(&delivery.message) else {
             return Attempt::Ended(Some(no_route(&delivery.message.r#type)));
         };
         match catch_unwind(AssertUnwindSafe(|| handler(delivery))) {
@@ -122,6 +142,19 @@ where
         let handling = handler(delivery);
         Box::pin(async move { handling.await.into_finish() })
     })
+}
+
+/// The name of a command.
+fn command(payload: &Payload) -> Option<Cow<'_, str>> {
+    #[derive(serde::Deserialize)]
+    struct Command<'a> {
+        #[serde(borrow)]
+        command: Cow<'a, str>,
+    }
+
+    serde_json::from_slice::<Command<'_>>(payload.as_bytes())
+        .ok()
+        .map(|named| named.command)
 }
 
 /// A handler of payloads as a handler of messages.
@@ -262,6 +295,36 @@ mod tests {
         assert_eq!(reason, "no_route");
         handlers.set_default(|_| async { Err::<(), _>("not today") });
         assert_eq!(finish(&handlers, "1"), Finish::Failed("not today".into()));
+    }
+
+    #[test]
+    fn a_command_goes_to_the_handler_of_its_name_and_else_to_that_of_its_type() {
+        let mut handlers = Handlers::default();
+        handlers.on(COMMAND, |_| async { Err::<(), _>("the type's") });
+        handlers.on_command("privmsg", |_| async { Err::<(), _>("the name's") });
+        for (r#type, payload, taken_by) in [
+            (
+                COMMAND,
+                r#"{"target":"\u0023","command":"priv\u006dsg"}"#,
+                "the name's",
+            ),
+            (COMMAND, r#"{"command":"join"}"#, "the type's"),
+            (COMMAND, "7", "the type's"),
+        ] {
+            let payload = Payload::from_json(payload).unwrap();
+            let message = Arc::new(Message::with_payload(r#type, payload));
+            let delivery = Delivery {
+                message,
+                attempt: 1,
+                replayed: false,
+            };
+            let mut attempt = handlers.start(delivery);
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            let ended = Pin::new(&mut attempt).poll(&mut context);
+            assert_eq!(ended, Poll::Ready(Finish::Failed(taken_by.into())));
+        }
+        let other = Message::new("privmsg", &()).unwrap();
+        assert!(!handlers.takes(&other), "a type is no command's name");
     }
 
     #[test]

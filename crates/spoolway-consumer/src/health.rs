@@ -38,6 +38,10 @@ impl Health {
         }
     }
 
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn noted<T, E: std::error::Error>(&self, result: Result<T, E>) -> Option<T> {
         match result {
             Ok(value) => {

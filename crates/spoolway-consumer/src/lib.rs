@@ -30,8 +30,9 @@
 //! |---|---|
 //! | messages and bytes in memory, handlers at a time, rows claimed | [`MachineConfig`] |
 //! | connections, message size, retention, time to shut down | [`ConsumerConfig`] |
-//! | answers that a peer does not read | 1 MiB a connection, then its answers end |
 //! | what a connection without hello says | whole in [`arrival_max`](ConsumerConfig::arrival_max) |
+//! | sizes and times of HTTP requests | [`HttpConfig`] |
+//! | answers that a peer does not read | 1 MiB a connection, then its answers end; one that speaks lines is read no further, and has 5 s before they do |
 
 mod builder;
 mod config;
@@ -44,6 +45,7 @@ pub mod machine;
 mod accept;
 mod connection;
 mod health;
+mod http;
 mod outbox;
 mod reads;
 mod seat;
@@ -57,6 +59,7 @@ pub use config::ConsumerConfig;
 pub use consumer::{Consumer, Summary};
 pub use error::ConsumerError;
 pub use handler::{Delivery, IntoFinish};
+pub use http::HttpConfig;
 pub use machine::{Dedup, Finish, MachineConfig, OnDead, Retries, RetryPolicy};
 pub use sink::{Sink, SinkError};
 pub use spoolway_socket::{Access, ListenError, NameError, SocketName};

@@ -8,13 +8,14 @@ use spoolway_socket::{Lack, Pass, Peer};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// What the task of a connection notes about it. A connection that said hello is left alone from there on.
+/// What the task of a connection notes about it. A connection that said hello or speaks HTTP is left alone
+/// from there on.
 pub(crate) struct Seat {
     pass: Pass,
     began: Instant,
     /// How long a message may take to arrive.
     arrival_max: Duration,
-    greeted: AtomicBool,
+    left_alone: AtomicBool,
     /// Since when the peer is to go on with what it has begun, the connection included; 0: it is not.
     awaited_ms: AtomicU64,
     /// When the last message or op was whole; 0: none was.
@@ -31,7 +32,7 @@ impl Seat {
             pass,
             began: Instant::now(),
             arrival_max,
-            greeted: AtomicBool::new(false),
+            left_alone: AtomicBool::new(false),
             awaited_ms: AtomicU64::new(1),
             heard_ms: AtomicU64::new(0),
             unwanted: AtomicBool::new(false),
@@ -48,9 +49,9 @@ impl Seat {
         u64::try_from(self.began.elapsed().as_millis()).map_or(u64::MAX, |ms| ms.saturating_add(1))
     }
 
-    /// It said hello.
-    pub(crate) fn greet(&self) {
-        self.greeted.store(true, Ordering::Relaxed);
+    /// It said hello, so that its silence is one of no messages, or is looked after elsewhere.
+    pub(crate) fn leave_alone(&self) {
+        self.left_alone.store(true, Ordering::Relaxed);
     }
 
     /// A message or an op was whole.
@@ -82,7 +83,7 @@ impl Seat {
         if self.unwanted.load(Ordering::Relaxed) {
             return;
         }
-        if self.greeted.load(Ordering::Relaxed) || since == 0 {
+        if self.left_alone.load(Ordering::Relaxed) || since == 0 {
             return self.news.notified().await;
         }
         let end = self.began + Duration::from_millis(since - 1) + self.arrival_max;
@@ -104,7 +105,7 @@ impl Seat {
     fn idle(&self, idle_max: Duration) -> Option<(bool, u64)> {
         let [heard, now] = [self.heard_ms.load(Ordering::Relaxed), self.now_ms()];
         let quiet = now.saturating_sub(heard);
-        let stays = self.greeted.load(Ordering::Relaxed)
+        let stays = self.left_alone.load(Ordering::Relaxed)
             || heard > 0 && Duration::from_millis(quiet) < idle_max;
         (!stays).then_some((heard == 0, quiet))
     }

@@ -5,16 +5,17 @@
 
 mod act;
 mod run;
+mod stamp;
 mod turn;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use spoolway_proto::{ConsumerOp, InstanceId, Limits, Timestamp};
 use spoolway_queue::SqliteQueue;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::handler::{Delivery, Handlers};
@@ -62,6 +63,11 @@ pub(crate) struct Shared {
     pub(crate) saved: Notify,
     /// The machine was told something while the consumer shuts down.
     pub(crate) settled: Notify,
+    /// How far the shutdown is, for those that wait for it.
+    stage: watch::Sender<Life>,
+    /// Held while the queue file is read for somebody who asks how it is.
+    pub(crate) asking: Arc<tokio::sync::Mutex<()>>,
+    started: Instant,
 }
 
 /// What the lock guards.
@@ -165,6 +171,9 @@ impl Shared {
             room: Notify::new(),
             saved: Notify::new(),
             settled: Notify::new(),
+            stage: watch::Sender::new(Life::Open),
+            asking: Arc::default(),
+            started: Instant::now(),
             queue,
         })
     }
@@ -254,6 +263,10 @@ impl Shared {
         self.core().outboxes.remove(&conn);
     }
 
+    pub(crate) fn connections(&self) -> usize {
+        self.core().outboxes.len()
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.full.load(Ordering::SeqCst)
     }
@@ -288,6 +301,35 @@ impl Shared {
         self.core().life
     }
 
+    /// Waits until the shutdown is that far.
+    pub(crate) async fn reached(&self, life: Life) {
+        let mut stage = self.stage.subscribe();
+        // Its sender lives as long as this.
+        let _ = stage.wait_for(|stage| *stage >= life).await;
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Why it should be sent nothing now.
+    pub(crate) fn troubles(&self) -> Vec<&'static str> {
+        let troubles = [
+            (self.life() != Life::Open, "the consumer is shutting down"),
+            (
+                self.commits.is_failing(),
+                "the queue file cannot be written",
+            ),
+            (self.reads.is_failing(), "the queue file cannot be read"),
+            (
+                self.take_overs.is_failing(),
+                "the new queue file cannot be taken over",
+            ),
+        ];
+        let holds = troubles.into_iter().filter(|(holds, _)| *holds);
+        holds.map(|(_, what)| what).collect()
+    }
+
     /// Goes on to the next part of the shutdown, and tells every connection.
     pub(crate) fn enter(&self, life: Life) {
         let outboxes: Vec<_> = {
@@ -307,6 +349,7 @@ impl Shared {
             }
             outbox.wake.notify_one();
         }
+        self.stage.send_replace(life);
         self.room.notify_waiters();
     }
 

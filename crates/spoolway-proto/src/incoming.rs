@@ -4,10 +4,13 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::decode::{Object, Parsed, not_json, parse};
 use crate::payload::utf8;
-use crate::{Code, ConsumerOp, Invalid, Limits, Message, ProducerOp, validate_queue_message};
+use crate::{
+    Code, ConsumerOp, Invalid, Limits, Message, Payload, ProducerOp, validate_queue_message,
+};
 
 /// What a frame from a producer holds. Each message takes one number, also one that is refused.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +26,8 @@ pub enum Incoming {
 /// Reads a frame that a producer sent, and validates its messages.
 ///
 /// An object with an `op` and no `type` is a control object; every other object is a message, if
-/// perhaps an invalid one. Elements of an array are messages only.
+/// perhaps an invalid one. One with a `command` and neither `type` nor `op` is a message of type
+/// [`COMMAND`](crate::COMMAND), the whole object its payload. Elements of an array are messages only.
 ///
 /// # Errors
 ///
@@ -34,6 +38,9 @@ pub fn decode_for_consumer(frame: &Bytes, limits: &Limits) -> Result<Incoming, I
     match parse(frame, limits.batch_max, &mut object)? {
         Parsed::Object if object.is_op() => decode_op(frame).map(Incoming::Op),
         Parsed::Object => {
+            if object.is_command() {
+                object.make_command(Payload::whole(frame));
+            }
             let checked = object
                 .check()
                 .and_then(|()| validate_queue_message(&object.message, limits));
@@ -41,6 +48,9 @@ pub fn decode_for_consumer(frame: &Bytes, limits: &Limits) -> Result<Incoming, I
         }
         Parsed::Array(batch) if batch.is_empty() => Err(no_frame("an empty array")),
         Parsed::Array(mut batch) => {
+            if batch.iter().any(is_untyped) {
+                find_commands(frame, &mut batch);
+            }
             for result in &mut batch {
                 if let Ok(message) = result
                     && let Err(invalid) = validate_queue_message(message, limits)
@@ -51,6 +61,30 @@ pub fn decode_for_consumer(frame: &Bytes, limits: &Limits) -> Result<Incoming, I
             Ok(Incoming::Batch(batch))
         }
         Parsed::Other(found) => Err(no_frame(found)),
+    }
+}
+
+/// Whether the element of a batch may be a command, which has no `type`.
+fn is_untyped(element: &Result<Message, Invalid>) -> bool {
+    matches!(element, Err(Invalid { field: Some(field), .. }) if field == "type")
+}
+
+/// Reads the elements without `type` again, each by itself: the text of a command is its payload.
+fn find_commands(frame: &Bytes, batch: &mut [Result<Message, Invalid>]) {
+    // It was read as an array once.
+    let Ok(texts) = serde_json::from_slice::<Vec<&RawValue>>(frame) else {
+        return;
+    };
+    for (element, text) in batch.iter_mut().zip(texts) {
+        let text = frame.slice_ref(text.get().as_bytes());
+        let mut object = Object::new();
+        if is_untyped(element)
+            && matches!(parse(&text, 0, &mut object), Ok(Parsed::Object))
+            && object.is_command()
+        {
+            object.make_command(Payload::whole(&text));
+            *element = object.check().map(|()| object.message);
+        }
     }
 }
 
@@ -112,7 +146,7 @@ fn decode_op<T: Op>(frame: &Bytes) -> Result<T, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ack, Payload, Ranges};
+    use crate::{Ack, COMMAND, Ranges};
 
     fn read(text: &str) -> Result<Incoming, Invalid> {
         decode_for_consumer(&Bytes::copy_from_slice(text.as_bytes()), &Limits::default())
@@ -166,6 +200,41 @@ mod tests {
                 panic!("{text}")
             };
             assert_eq!(invalid.code, Code::Invalid, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_a_message_whose_payload_is_the_whole_object() {
+        let text =
+            r##"{"command":"privmsg","target":"#ruby","message":"hi","id":"m1","payload":1}"##;
+        for text in [text.to_owned(), format!(" {text}\t")] {
+            let Ok(Incoming::Message(Ok(message))) = read(&text) else {
+                panic!("{text}")
+            };
+            assert_eq!((&*message.r#type, message.id.as_str()), (COMMAND, "m1"));
+            assert_eq!(message.payload.as_str(), text.trim());
+            assert!(message.unknown.is_empty(), "they are in the payload");
+        }
+        let good = r#"{"type":"t","payload":1}"#;
+        let some = batch(&format!("[{good}, {text} ,{{}}]"));
+        assert!(some[0].is_ok() && some[2].is_err());
+        assert_eq!(some[1].as_ref().unwrap().payload.as_str(), text);
+        for other in [
+            r#"{"command":"x","type":"t","payload":1}"#,
+            r#"{"command":"x","op":"ping"}"#,
+        ] {
+            match read(other) {
+                Ok(Incoming::Message(Ok(message))) => assert_eq!(&*message.r#type, "t"),
+                other => assert_eq!(other, Ok(Incoming::Op(ProducerOp::Ping))),
+            }
+        }
+        for wrong in ["7", "null", "\"\"", "{}"] {
+            let text = format!(r#"{{"command":{wrong},"id":"m1"}}"#);
+            let Ok(Incoming::Message(Err(invalid))) = read(&text) else {
+                panic!("{text}")
+            };
+            assert_eq!(invalid.field.as_deref(), Some("command"), "{text}");
+            assert_eq!(invalid.id.unwrap().as_str(), "m1");
         }
     }
 

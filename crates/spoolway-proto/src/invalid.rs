@@ -114,9 +114,11 @@ impl Code {
     /// What whoever meets the code should do.
     pub const fn next_step(self) -> &'static str {
         match self {
-            Self::BadDialect => "open the connection with a frame, whose first byte is 0",
+            Self::BadDialect => {
+                "open with a frame (first byte 0), a line of JSON or an HTTP request"
+            }
             Self::BadFrame => "put one message, some in an array, or one op into each frame",
-            Self::BadJson => "send one JSON value in UTF-8 per frame",
+            Self::BadJson => "send one JSON value in UTF-8 per frame or line",
             Self::BadOp => "send the members that docs/protocol.md gives for this op",
             Self::BadVersion => "use matching versions of client and consumer",
             Self::Busy => "try again later, or raise the number of connections",
@@ -201,7 +203,7 @@ impl Invalid {
     }
 
     /// A piece of `text`, quoted and cut to a length that suits a log line.
-    pub(crate) fn quote(text: &str) -> String {
+    pub fn quote(text: &str) -> String {
         match text.char_indices().nth(QUOTED_CHARS_MAX) {
             None => format!("{text:?}"),
             Some((end, _)) => format!("{:?}… ({} bytes)", &text[..end], text.len()),

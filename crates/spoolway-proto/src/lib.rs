@@ -36,6 +36,7 @@ mod validate;
 
 mod frame;
 mod incoming;
+mod line;
 mod op;
 mod reply;
 
@@ -43,7 +44,8 @@ pub use frame::{Dialect, FRAME_BYTES_CEILING, FrameDecoder, FrameError, put_fram
 pub use ids::{Epoch, InstanceId, Key, MessageId, ProducerId, QueueId};
 pub use incoming::{Incoming, decode_for_consumer, decode_for_producer};
 pub use invalid::{Code, Invalid};
-pub use message::{Message, PRIORITY_DEFAULT, SIZE_FIXED};
+pub use line::{LineDecoder, LineError};
+pub use message::{COMMAND, Message, PRIORITY_DEFAULT, SIZE_FIXED};
 pub use op::{
     Ack, ConsumerHello, ConsumerOp, HOLD_MAX_MS, PING_EVERY_MS, PROTOCOL_VERSION, ProducerHello,
     ProducerOp, RESUME_GRACE_MS, SILENCE_MAX_MS,

@@ -12,6 +12,9 @@ use crate::{AckLevel, Invalid, Key, MessageId, Payload, Timestamp};
 /// The priority of a message that names none.
 pub const PRIORITY_DEFAULT: u8 = 50;
 
+/// The type of a command message: an object with a `command` and no `type`.
+pub const COMMAND: &str = "command";
+
 /// What every message counts for in a window beside its texts, in bytes: its share of the tables
 /// that hold it in memory.
 pub const SIZE_FIXED: usize = 64;

@@ -1,6 +1,6 @@
 //! Control objects: what producer and consumer say beside the messages.
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::encode::put_json;
@@ -197,6 +197,12 @@ impl ConsumerOp {
     /// Appends the frame of this op.
     pub fn put(&self, out: &mut BytesMut) {
         put_frame(out, |out| put_json(out, self));
+    }
+
+    /// Appends this op as a line of JSON.
+    pub fn put_line(&self, out: &mut BytesMut) {
+        put_json(out, self);
+        out.put_u8(b'\n');
     }
 }
 

@@ -92,6 +92,11 @@ impl Payload {
         Self(source.slice_ref(raw.get().as_bytes()))
     }
 
+    /// All of `source`, which was read as one JSON value.
+    pub(crate) fn whole(source: &Bytes) -> Self {
+        Self(source.slice_ref(source.trim_ascii()))
+    }
+
     pub(crate) const NULL: Self = Self(Bytes::from_static(b"null"));
 }
 

@@ -111,7 +111,7 @@ impl Shared {
                 ..
             } => {
                 let id = message.id.clone();
-                outbox.reply(&match outcome {
+                outbox.reply(match outcome {
                     Ok(Outcome::Dead) => Reply::dead(id, reason.as_deref().unwrap_or("dead")),
                     Ok(outcome) => Reply::taken(id, outcome),
                     Err(code) => Reply::refused(id, code, refusal(code)),

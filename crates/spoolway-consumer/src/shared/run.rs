@@ -16,10 +16,9 @@ impl Shared {
     /// Starts a handler; `None` if it goes on in a task of its own.
     pub(super) fn run(self: &Arc<Self>, run: Run, inline: bool) -> Option<Finish> {
         let Run { ticket, delivery } = run;
-        let r#type = &delivery.message.r#type;
-        if !self.handlers.takes(r#type) {
+        if !self.handlers.takes(&delivery.message) {
             let Some(sink) = &self.sink else {
-                return Some(no_route(r#type));
+                return Some(no_route(&delivery.message.r#type));
             };
             let Delivery {
                 message, replayed, ..

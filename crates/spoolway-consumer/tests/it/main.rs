@@ -4,7 +4,9 @@
 
 mod crowd;
 mod delivery;
+mod http;
 mod lifecycle;
+mod ndjson;
 mod protocol;
 mod sinks;
 mod support;

@@ -10,7 +10,7 @@ use spoolway_consumer::{
     Builder, Consumer, ConsumerConfig, ConsumerError, Delivery, MachineConfig, RetryPolicy, Summary,
 };
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -69,6 +69,13 @@ impl Rig {
 
     pub(crate) async fn peer(&self) -> Peer {
         UnixStream::connect(self.socket()).await.unwrap().into()
+    }
+
+    pub(crate) async fn lines(&self) -> Lines {
+        let stream = UnixStream::connect(self.socket()).await.unwrap();
+        Lines {
+            stream: BufReader::new(stream),
+        }
     }
 
     pub(crate) fn sql(&self) -> rusqlite::Connection {
@@ -285,4 +292,65 @@ impl Seen {
         })
         .await;
     }
+}
+
+/// A peer that writes and reads lines of JSON.
+pub(crate) struct Lines {
+    pub(crate) stream: BufReader<UnixStream>,
+}
+
+impl Lines {
+    pub(crate) async fn write(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// No more lines come from here.
+    pub(crate) async fn end(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// The next line; `None` at the end of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_line(&mut line));
+        match read.await.expect("nothing came") {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(serde_json::from_str(&line).expect("a line of JSON")),
+        }
+    }
+
+    pub(crate) async fn recv(&mut self) -> Value {
+        self.next().await.expect("the connection was closed")
+    }
+
+    pub(crate) async fn rest(&mut self) -> Vec<Value> {
+        let mut all = Vec::new();
+        while let Some(line) = self.next().await {
+            all.push(line);
+        }
+        all
+    }
+}
+
+/// Runs a shell command that needs `program`; `None`, loudly, where it is not installed, which the gate does not accept.
+pub(crate) async fn shell(program: &str, command: &str) -> Option<String> {
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["-euo", "pipefail", "-c", command]);
+    let program = program.to_owned();
+    let run = tokio::task::spawn_blocking(move || {
+        let probe = ["-c", &format!("command -v {program}")].map(str::to_owned);
+        let probe = std::process::Command::new("bash").args(probe).output();
+        if !probe.unwrap().status.success() {
+            let missing = format!("SKIPPED: {program} is not installed\n");
+            assert!(std::env::var_os("SPOOLWAY_CI").is_none(), "{missing}");
+            // Past the test's own capture.
+            std::io::Write::write_all(&mut std::io::stderr(), missing.as_bytes()).unwrap();
+            return None;
+        }
+        Some(bash.output().unwrap())
+    });
+    let run = run.await.unwrap()?;
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{command}: {said}");
+    Some(String::from_utf8(run.stdout).unwrap())
 }

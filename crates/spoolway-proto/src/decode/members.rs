@@ -9,7 +9,8 @@ use serde::de::{self, Deserialize, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::scalars;
-use crate::validate::{HEADERS_MAX, PRIORITY_ALLOWED, TTL_ALLOWED, UNKNOWN_MAX};
+use crate::message::COMMAND;
+use crate::validate::{HEADERS_MAX, PRIORITY_ALLOWED, TTL_ALLOWED, TYPE_BYTES_MAX, UNKNOWN_MAX};
 use crate::{AckLevel, Code, Invalid, Key, Message, MessageId, Payload, Timestamp};
 
 /// A known member, as a bit so that duplicates cost one `and`.
@@ -102,6 +103,7 @@ pub(crate) struct Object {
     seen: u32,
     typed: bool,
     op: bool,
+    command: bool,
     wrong: Option<Invalid>,
 }
 
@@ -112,6 +114,7 @@ impl Object {
             seen: 0,
             typed: false,
             op: false,
+            command: false,
             wrong: None,
         }
     }
@@ -163,6 +166,7 @@ impl Object {
 
     fn add_unknown(&mut self, name: String, value: Payload) {
         self.op |= name == "op";
+        self.command |= name == "command";
         let unknown = &mut self.message.unknown;
         let result = if unknown.contains_key(&name) {
             Err(wrong(
@@ -240,6 +244,27 @@ impl Object {
     /// Whether this is a control object: it has an `op` and no `type`.
     pub(crate) fn is_op(&self) -> bool {
         self.op && !self.typed
+    }
+
+    /// Whether this is a command: it has a `command`, no `type` and no `op`.
+    pub(crate) fn is_command(&self) -> bool {
+        self.command && !self.typed && !self.op
+    }
+
+    /// Makes the message of a command: `text`, the whole object, is its payload.
+    pub(crate) fn make_command(&mut self, text: Payload) {
+        let name = self.message.unknown.remove("command");
+        let name = name.map(|name| name.decode::<Cow<'_, str>>());
+        if !matches!(name, Some(Ok(name)) if (1..=TYPE_BYTES_MAX).contains(&name.len())) {
+            let result = Err(wrong("no such text", "a string of 1 to 255 bytes"));
+            self.note(result, "command");
+        }
+        // What it says beside the envelope is in the payload.
+        self.message.unknown.clear();
+        self.message.r#type = COMMAND.into();
+        self.message.payload = text;
+        self.typed = true;
+        self.seen |= Member::Payload as u32;
     }
 
     /// Says the first thing that is wrong with the message, with its id and its wish for an answer.
