@@ -3,6 +3,7 @@
 mod activation;
 mod audit;
 mod bench;
+mod clients;
 mod damage;
 mod dead;
 mod dedup;
@@ -15,6 +16,7 @@ mod keys;
 mod readme;
 mod replay;
 mod sockets;
+mod spool_directory;
 mod standby;
 mod supervisor;
 mod support;

@@ -129,6 +129,12 @@ pub(crate) struct Serve {
     /// `fixed:5s` is 5 s each time; `candle:*=fixed:1s` is for these types; may be given again
     #[arg(long, value_name = "[TYPE=]DURATION", value_parser = parse_retry)]
     pub(crate) retry: Vec<OfTypes<RetryPolicy>>,
+    /// Take messages from files too: DIR/<folder>/messages/<id>.json, answered in DIR/<folder>/acks
+    ///
+    /// Write the file under a name that begins with a dot, sync it, and rename it. What is refused or dead is in
+    /// DIR/<folder>/errors as well. Acks and errors stay for the retention, at least an hour.
+    #[arg(long, value_name = "DIR", env = "SPOOLWAY_SPOOL_DIR")]
+    pub(crate) spool_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) room: Room,
     /// Wait for the consumer of this socket or queue file to end, and take over at once

@@ -172,7 +172,8 @@ impl From<ConsumerError> for Failure {
             ConsumerError::Owned { .. } => exit::TRY_AGAIN,
             ConsumerError::Queue(error) => return error.clone().into(),
             ConsumerError::Sink(SinkError::File { source, .. })
-            | ConsumerError::Socket(ListenError::Io { source, .. }) => of_io(source),
+            | ConsumerError::Socket(ListenError::Io { source, .. })
+            | ConsumerError::SpoolDirectory { source, .. } => of_io(source),
             _ => exit::FAILED,
         };
         if let ConsumerError::Sink(error) = &error {

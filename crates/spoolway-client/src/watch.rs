@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use notify::event::ModifyKind;
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use spoolway_socket::{DirectoryNews, DirectoryWatch};
 
 /// A watch of the directory of the socket. It ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    _watcher: RecommendedWatcher,
+    _watch: DirectoryWatch,
     lost: Arc<AtomicBool>,
 }
 
@@ -23,40 +22,22 @@ impl Watch {
         let directory = directory(socket);
         let lost = Arc::new(AtomicBool::new(false));
         let (gone, root) = (Arc::clone(&lost), directory.clone());
-        let handler = move |event: notify::Result<Event>| match event {
-            Ok(event) if event.kind.is_remove() && event.paths.contains(&root) => {
-                gone.store(true, Ordering::Relaxed);
-            }
-            Ok(event) if shows_up(&event.kind) => {
-                let named = |path: &PathBuf| path.file_name() == Some(&name);
-                if event.paths.iter().any(named) {
-                    appeared();
-                }
-            }
-            Ok(_) => {}
-            Err(_) => gone.store(true, Ordering::Relaxed),
-        };
-        let mut watcher = notify::recommended_watcher(handler).ok()?;
-        watcher
-            .watch(&directory, RecursiveMode::NonRecursive)
-            .ok()?;
-        let _watcher = watcher;
-        Some(Self { _watcher, lost })
+        let mut watch = DirectoryWatch::new(move |news| match news {
+            DirectoryNews::Appeared(path) if path.file_name() == Some(&name) => appeared(),
+            DirectoryNews::Appeared(_) => {}
+            DirectoryNews::Gone(path) if path != root => {}
+            DirectoryNews::Gone(_) | DirectoryNews::Missed => gone.store(true, Ordering::Relaxed),
+        })?;
+        watch.add(&directory).then_some(Self {
+            _watch: watch,
+            lost,
+        })
     }
 
     /// Whether the directory went away, and another one may have its name.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
-}
-
-fn shows_up(kind: &EventKind) -> bool {
-    matches!(
-        kind,
-        EventKind::Any
-            | EventKind::Create(_)
-            | EventKind::Modify(ModifyKind::Any | ModifyKind::Name(_) | ModifyKind::Metadata(_))
-    )
 }
 
 fn directory(socket: &Path) -> PathBuf {

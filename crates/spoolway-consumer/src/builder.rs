@@ -18,6 +18,7 @@ pub struct Builder {
     pub(crate) sink: Option<Sink>,
     pub(crate) standby: bool,
     pub(crate) listener: Option<UnixListener>,
+    pub(crate) spool_directory: Option<PathBuf>,
 }
 
 impl Builder {
@@ -30,6 +31,7 @@ impl Builder {
             sink: None,
             standby: false,
             listener: None,
+            spool_directory: None,
         }
     }
 
@@ -124,6 +126,17 @@ impl Builder {
     /// is never removed, and its path takes no lock: of those that share it, the one with the queue file's lock accepts.
     pub fn listener(mut self, listener: UnixListener) -> Self {
         self.listener = Some(listener);
+        self
+    }
+
+    /// Takes messages from files too: `DIR/<folder>/messages/<id>.json`, as soon as each is renamed into place.
+    ///
+    /// What became of it is written to `DIR/<folder>/acks/<id>.ack`, and what is refused or dead to
+    /// `DIR/<folder>/errors` as well; both stay for [`ConsumerConfig::retention`], at least an hour. The directory is
+    /// made when missing, for its owner only, and one consumer at a time takes from it.
+    /// `docs/spool-directory.md` is what a program that writes there must know.
+    pub fn spool_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.spool_directory = Some(directory.into());
         self
     }
 

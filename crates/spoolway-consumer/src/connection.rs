@@ -27,7 +27,7 @@ use crate::http::{self, Caller};
 use crate::machine::{ConnId, Event};
 use crate::outbox::Outbox;
 use crate::seat::Seat;
-use crate::shared::{Life, Shared, Turn, wall};
+use crate::shared::{Ear, Life, Shared, Turn, wall};
 
 use cut::{Cutter, Front};
 
@@ -96,7 +96,7 @@ impl Connection {
     ) -> Self {
         let (reader, writer) = stream.into_split();
         let outbox = Arc::new(Outbox::new(writer));
-        let id = shared.connect(Arc::clone(&outbox));
+        let id = shared.connect(Ear::Outbox(Arc::clone(&outbox)));
         let cutter = Cutter::frames(&shared.limits);
         Self {
             shared,

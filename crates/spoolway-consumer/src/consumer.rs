@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
 use crate::accept::{Acceptor, Door};
+use crate::directory::{SpoolDirectory, Taking};
 use crate::handler::Handlers;
 use crate::machine::{Event, Machine, Start};
 use crate::shared::{Parts, Shared, now};
@@ -31,6 +32,7 @@ pub struct Consumer {
     start: Start,
     handlers: Handlers,
     sink: Option<OpenSink>,
+    directory: Option<SpoolDirectory>,
 }
 
 /// What a consumer did from its start to its shutdown.
@@ -69,6 +71,7 @@ impl Consumer {
                 sink,
                 standby,
                 listener,
+                spool_directory,
             } = builder;
             // An inherited socket is its giver's, who gives it to one consumer after the other.
             let socket_lock = match &listener {
@@ -78,6 +81,9 @@ impl Consumer {
                     Some(lock(&side_file(&socket, ".lock"), standby)?)
                 }
             };
+            let directory = spool_directory
+                .map(|root| SpoolDirectory::open(&root, |path| lock(path, standby)))
+                .transpose()?;
             // Before the file is opened, which may bring it up to date.
             let queue_lock = lock(&side_file(&queue, ".lock"), standby)?;
             let queue = SqliteQueue::open(&queue, config.queue_options())?;
@@ -110,6 +116,7 @@ impl Consumer {
                 start,
                 handlers,
                 sink,
+                directory,
             })
         })
         .await?
@@ -150,6 +157,7 @@ impl Consumer {
             start,
             handlers,
             sink,
+            directory,
         } = self;
         let (inbox, events) = mpsc::unbounded_channel();
         let (faults, mut faulty) = mpsc::unbounded_channel();
@@ -180,6 +188,7 @@ impl Consumer {
         tasks.spawn(keep_time(Arc::clone(&shared)));
         tasks.spawn(clean_up(Arc::clone(&shared)));
         tasks.spawn(follow_file(Arc::clone(&shared), Arc::clone(&queue_lock)));
+        let directory = directory.map(|directory| directory.start(&shared, unread.clone()));
         let acceptor = Acceptor {
             shared: Arc::clone(&shared),
             listener,
@@ -191,8 +200,12 @@ impl Consumer {
         shared.drive([]);
         let leaving = async {
             shutdown.await;
+            let directory = directory.map(Taking::stop);
             leave(&shared, stop, read).await;
             while accepting.join_next().await.is_some() {}
+            if let Some(directory) = directory {
+                directory.finish().await;
+            }
         };
         tokio::select! {
             () = leaving => {}

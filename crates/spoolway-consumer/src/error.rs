@@ -38,6 +38,18 @@ pub enum ConsumerError {
     /// Nothing can listen at the socket's path.
     #[error(transparent)]
     Socket(#[from] ListenError),
+    /// The spool directory cannot be used.
+    #[error(
+        "cannot {action} {path}, of the spool directory; see its mode and owner, and the room on its disk"
+    )]
+    SpoolDirectory {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The system gives no thread.
     #[error("cannot start the thread of the sink")]
     Thread(#[source] io::Error),
@@ -62,6 +74,7 @@ impl ConsumerError {
             Self::Queue(error) => error.code(),
             Self::Sink(_) => "sink",
             Self::Socket(error) => error.code(),
+            Self::SpoolDirectory { .. } => "spool_directory",
             Self::Thread(_) => "thread",
         }
     }

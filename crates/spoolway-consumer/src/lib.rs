@@ -44,6 +44,7 @@ pub mod machine;
 
 mod accept;
 mod connection;
+mod directory;
 mod health;
 mod http;
 mod outbox;

@@ -4,6 +4,7 @@
 //! on threads outside the runtime (commits, reads, wake-ups, sinks) is put into the inbox, which one task empties.
 
 mod act;
+mod ear;
 mod run;
 mod stamp;
 mod turn;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use spoolway_proto::{ConsumerOp, InstanceId, Limits, Timestamp};
+use spoolway_proto::{ConsumerOp, InstanceId, Limits, Reply, Timestamp};
 use spoolway_queue::SqliteQueue;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -26,6 +27,7 @@ use crate::reads::Read;
 use crate::sink::SinkThread;
 use crate::{ConsumerConfig, ConsumerError, Summary};
 
+pub(crate) use ear::{Caller, Ear};
 pub(crate) use turn::Turn;
 
 /// The name of the cleanup's request to save; the others have the number of their connection.
@@ -73,7 +75,7 @@ pub(crate) struct Shared {
 /// What the lock guards.
 struct Core {
     machine: Machine,
-    outboxes: HashMap<ConnId, Arc<Outbox>>,
+    ears: HashMap<ConnId, Ear>,
     next_conn: ConnId,
     /// When the clock's task will wake by itself.
     armed: Option<Instant>,
@@ -99,6 +101,8 @@ struct Work {
     reads: Vec<Read>,
     /// Connections with something to be written; mostly one.
     told: Vec<(ConnId, Arc<Outbox>)>,
+    /// What callers are to hear.
+    replies: Vec<(Caller, Reply)>,
 }
 
 struct Run {
@@ -143,7 +147,7 @@ impl Shared {
         Arc::new(Self {
             core: Mutex::new(Core {
                 machine,
-                outboxes: HashMap::new(),
+                ears: HashMap::new(),
                 next_conn: 1,
                 armed: None,
                 life: Life::Open,
@@ -251,20 +255,22 @@ impl Shared {
 
     // ---- connections
 
-    pub(crate) fn connect(&self, outbox: Arc<Outbox>) -> ConnId {
+    /// What the machine says to this number is heard by that ear.
+    pub(crate) fn connect(&self, ear: Ear) -> ConnId {
         let mut core = self.core();
         let conn = core.next_conn;
         core.next_conn += 1;
-        core.outboxes.insert(conn, outbox);
+        core.ears.insert(conn, ear);
         conn
     }
 
     pub(crate) fn disconnect(&self, conn: ConnId) {
-        self.core().outboxes.remove(&conn);
+        self.core().ears.remove(&conn);
     }
 
     pub(crate) fn connections(&self) -> usize {
-        self.core().outboxes.len()
+        let core = self.core();
+        core.ears.values().filter(|ear| !ear.is_caller()).count()
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -332,11 +338,20 @@ impl Shared {
 
     /// Goes on to the next part of the shutdown, and tells every connection.
     pub(crate) fn enter(&self, life: Life) {
-        let outboxes: Vec<_> = {
+        let (outboxes, unheard): (Vec<_>, Vec<_>) = {
             let mut core = self.core();
             core.life = life;
-            core.outboxes.values().cloned().collect()
+            // Callers that are not answered by now never will be.
+            let unheard = core
+                .ears
+                .extract_if(|_, ear| life == Life::Over && ear.is_caller());
+            let unheard = unheard.collect();
+            (
+                core.ears.values().filter_map(Ear::outbox).collect(),
+                unheard,
+            )
         };
+        drop(unheard);
         for outbox in outboxes {
             if life == Life::Draining {
                 let ms = u64::try_from(self.config.goodbye.as_millis()).unwrap_or(u64::MAX);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rusqlite::{params, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 use spoolway_proto::{Message, MessageId};
 use uuid::Uuid;
 
@@ -117,11 +117,7 @@ impl Tx<'_> {
         if stored != crc {
             return Ok(Written::Conflict);
         }
-        let state = match processed {
-            0 => Existing::Pending,
-            1 => Existing::Processed,
-            _ => Existing::Dead,
-        };
+        let state = Existing::of(processed);
         if let Some(origin) = &row.origin
             && self.fill_origin(seq, origin)?
         {
@@ -135,17 +131,8 @@ impl Tx<'_> {
         Ok(Written::Exists { seq, state })
     }
 
-    /// Number, state and CRC of the row that lives under this id.
     pub(crate) fn existing(&self, id: &MessageId) -> rusqlite::Result<(i64, i64, u32)> {
-        self.prepare(sql::EXISTING)?
-            .query_row([id.as_str()], |found| {
-                let stored: Option<u32> = found.get(2)?;
-                let stored = match stored {
-                    Some(stored) => stored,
-                    None => content_crc(id, found.get(3)?, found.get(4)?),
-                };
-                Ok((found.get(0)?, found.get(1)?, stored))
-            })
+        existing(self.conn, id)
     }
 
     /// Whether the row was without one.
@@ -194,4 +181,17 @@ impl Tx<'_> {
         }
         Ok(())
     }
+}
+
+/// Number, state and CRC of the row that lives under this id.
+pub(crate) fn existing(conn: &Connection, id: &MessageId) -> rusqlite::Result<(i64, i64, u32)> {
+    conn.prepare_cached(sql::EXISTING)?
+        .query_row([id.as_str()], |found| {
+            let stored: Option<u32> = found.get(2)?;
+            let stored = match stored {
+                Some(stored) => stored,
+                None => content_crc(id, found.get(3)?, found.get(4)?),
+            };
+            Ok((found.get(0)?, found.get(1)?, stored))
+        })
 }

@@ -8,10 +8,11 @@ use rusqlite::{Connection, OptionalExtension, Row, Rows, params};
 use spoolway_proto::{Key, Message, Outcome, Timestamp};
 
 use crate::clock::{self, Now};
+use crate::insert::existing;
 use crate::producer::{any_outcome, outcome_of};
 use crate::row::{candidate, parse};
 use crate::shared::Shared;
-use crate::write::{HeldKey, Origin};
+use crate::write::{Existing, HeldKey, Origin};
 use crate::{QueueError, SqliteQueue, sql};
 
 /// How many rows [`Before::Rows`] names at most.
@@ -184,6 +185,22 @@ impl SqliteQueue {
             let rows = rows_before(conn, key, i64::MAX, limit)?;
             Ok(KeyRows { rows, generation })
         })
+    }
+
+    /// The state of the row that this very message has: the same id, and the same content. `None`
+    /// without one, and where its id has another content.
+    ///
+    /// # Errors
+    ///
+    /// What reading the file ran into.
+    pub fn state_of(&self, message: &Message) -> Result<Option<Existing>, QueueError> {
+        let found = self
+            .shared()
+            .read(|conn| existing(conn, &message.id).optional())?;
+        let crc = message.crc();
+        Ok(found
+            .filter(|(_, _, stored)| *stored == crc)
+            .map(|(_, processed, _)| Existing::of(processed)))
     }
 
     /// Whether any unprocessed row has a key, those outside the lanes left out.

@@ -315,6 +315,17 @@ pub enum Existing {
     Dead,
 }
 
+impl Existing {
+    /// By the column `processed`.
+    pub(crate) fn of(processed: i64) -> Self {
+        match processed {
+            0 => Self::Pending,
+            1 => Self::Processed,
+            _ => Self::Dead,
+        }
+    }
+}
+
 /// A key that is stopped by a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldKey {

@@ -40,7 +40,7 @@
 //!
 //! The rest is what the producer and the consumer have in common with the two: [`SocketFile`], [`Listener`] and [`Gate`]
 //! under the consumer, [`dial`] under the producer; and what says where sockets are: [`SocketName`], [`socket_directory`],
-//! [`sockets`].
+//! [`sockets`]. With the feature `watch` a watch of directories is under both.
 
 mod absence;
 mod access;
@@ -58,6 +58,9 @@ mod stamp;
 mod client;
 mod server;
 
+#[cfg(feature = "watch")]
+mod watch;
+
 pub use absence::{Absence, Denial};
 pub use access::{Access, Peer};
 pub use client::UnixSocketClient;
@@ -70,3 +73,5 @@ pub use name::{NameError, PathTooLong, SocketName};
 pub use places::{socket_directory, state_directory};
 pub use server::{UnixSocketServer, UnixSocketServerConfig};
 pub use sockets::{Found, Health, sockets};
+#[cfg(feature = "watch")]
+pub use watch::{DirectoryNews, DirectoryWatch};

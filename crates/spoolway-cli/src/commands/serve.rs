@@ -67,6 +67,9 @@ pub(crate) async fn run(
     if let Some(listener) = listener {
         builder = builder.listener(listener);
     }
+    if let Some(directory) = &args.spool_dir {
+        builder = builder.spool_directory(directory);
+    }
     let building = builder.build();
     let consumer = tokio::select! {
         built = building => built?,
@@ -168,6 +171,10 @@ fn banner(consumer: &Consumer, args: &Serve, waiting: u64) -> String {
         Durability::Full => "full (what is stored survives power loss)",
         Durability::Process => "process (what is stored survives kill -9, not power loss)",
     };
+    let directory = match &args.spool_dir {
+        Some(directory) => format!("\n  spool dir   {}", directory.display()),
+        None => String::new(),
+    };
     let dedup = match args.dedup {
         Remembers::Memory => "",
         Remembers::Durable => {
@@ -191,7 +198,7 @@ fn banner(consumer: &Consumer, args: &Serve, waiting: u64) -> String {
         false => format!("\n  access      {} may send too", others.join(", ")),
     };
     format!(
-        "spoolway {} is listening\n  socket      {}\n  database    {}{backlog}\n  \
+        "spoolway {} is listening\n  socket      {}\n  database    {}{backlog}{directory}\n  \
          durability  {durability}\n  sink        {}{dedup}{on_dead}{allowed}",
         env!("CARGO_PKG_VERSION"),
         consumer.socket_path().display(),

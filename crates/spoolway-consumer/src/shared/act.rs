@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use spoolway_proto::{Code, ConsumerHello, ConsumerOp, Outcome, PROTOCOL_VERSION, Reply};
+use spoolway_proto::{Code, ConsumerHello, ConsumerOp, Message, Outcome, PROTOCOL_VERSION, Reply};
 use spoolway_queue::{Durability, QueueError, RowState, Write, Written};
 
-use super::{Core, Run, SAVE_FOR_CLEANUP, Shared, Work};
+use super::{Caller, Core, Ear, Run, SAVE_FOR_CLEANUP, Shared, Work};
 use crate::handler::Delivery;
 use crate::machine::{Action, BatchId, Event};
 use crate::outbox::Outbox;
@@ -60,11 +60,11 @@ impl Shared {
                     Some((last, outbox)) if *last == conn => self.say(outbox, action),
                     _ => {
                         // Gone meanwhile: what it would have heard is kept for its next connection.
-                        let Some(outbox) = core.outboxes.get(&conn) else {
-                            return;
+                        let Some(outbox) = core.ears.get(&conn).and_then(Ear::outbox) else {
+                            return work.replies.extend(core.reply(action));
                         };
-                        self.say(outbox, action);
-                        work.told.push((conn, Arc::clone(outbox)));
+                        self.say(&outbox, action);
+                        work.told.push((conn, outbox));
                     }
                 }
             }
@@ -110,12 +110,7 @@ impl Shared {
                 reason,
                 ..
             } => {
-                let id = message.id.clone();
-                outbox.reply(match outcome {
-                    Ok(Outcome::Dead) => Reply::dead(id, reason.as_deref().unwrap_or("dead")),
-                    Ok(outcome) => Reply::taken(id, outcome),
-                    Err(code) => Reply::refused(id, code, refusal(code)),
-                });
+                outbox.reply(reply_to(&message, outcome, reason.as_deref()));
             }
             Action::Fault {
                 conn,
@@ -180,6 +175,34 @@ impl Shared {
             Some(generation) => self.queue.submit_in(generation, writes, done),
             None => self.queue.submit(writes, done),
         }
+    }
+}
+
+impl Core {
+    /// The reply to a caller, who hears nothing else.
+    fn reply(&mut self, action: Action) -> Option<(Caller, Reply)> {
+        let Action::Reply {
+            conn,
+            message,
+            outcome,
+            reason,
+        } = action
+        else {
+            return None;
+        };
+        let Ear::Caller(caller) = self.ears.remove(&conn)? else {
+            return None;
+        };
+        Some((caller, reply_to(&message, outcome, reason.as_deref())))
+    }
+}
+
+fn reply_to(message: &Message, outcome: Result<Outcome, Code>, reason: Option<&str>) -> Reply {
+    let id = message.id.clone();
+    match outcome {
+        Ok(Outcome::Dead) => Reply::dead(id, reason.unwrap_or("dead")),
+        Ok(outcome) => Reply::taken(id, outcome),
+        Err(code) => Reply::refused(id, code, refusal(code)),
     }
 }
 

@@ -90,5 +90,7 @@ impl Turn<'_> {
     fn flush(&mut self) {
         let told = self.work.told.drain(..);
         told.for_each(|(_, outbox)| outbox.flush());
+        let replies = self.work.replies.drain(..);
+        replies.for_each(|(caller, reply)| caller(reply));
     }
 }

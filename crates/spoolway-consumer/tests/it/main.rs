@@ -9,4 +9,5 @@ mod lifecycle;
 mod ndjson;
 mod protocol;
 mod sinks;
+mod spool_directory;
 mod support;
