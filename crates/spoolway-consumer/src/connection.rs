@@ -5,7 +5,7 @@
 //!
 //! Everything that arrived before its end is taken, also when the peer wrote and was gone at once.
 
-mod cut;
+pub(crate) mod cut;
 mod follow;
 
 use std::io;

@@ -4,12 +4,12 @@
 //! connection without hello, and its answer is made of their replies.
 
 mod answer;
-mod body;
+pub(crate) mod body;
 mod caller;
 mod config;
 mod look;
 mod pace;
-mod query;
+pub(crate) mod query;
 mod routes;
 mod stream;
 

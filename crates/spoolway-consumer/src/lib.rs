@@ -55,6 +55,9 @@ mod shutdown;
 mod sink;
 mod tasks;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use builder::Builder;
 pub use config::ConsumerConfig;
 pub use consumer::{Consumer, Summary};

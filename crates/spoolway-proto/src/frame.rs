@@ -83,6 +83,11 @@ impl FrameDecoder {
         Ok(Some(buffer.split_to(body).freeze()))
     }
 
+    /// The length of the body that the front of the buffer belongs to, once its header has been taken.
+    pub const fn begun(&self) -> Option<usize> {
+        self.body
+    }
+
     /// Says whether the stream may end here, with `buffer` holding what is left of it.
     ///
     /// # Errors

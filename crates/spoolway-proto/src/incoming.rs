@@ -124,11 +124,9 @@ fn decode_op<T: Op>(frame: &Bytes) -> Result<T, Invalid> {
 
     let text = utf8(frame)?;
     let tag: Tag<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => Invalid::new(
-            Code::BadOp,
-            error.to_string(),
-            "an object with a string `op`",
-        ),
+        serde_json::error::Category::Data => {
+            Invalid::new(Code::BadOp, brief(&error), "an object with a string `op`")
+        }
         _ => not_json(&error),
     })?;
     if !T::is_known(&tag.op) {
@@ -138,10 +136,23 @@ fn decode_op<T: Op>(frame: &Bytes) -> Result<T, Invalid> {
     T::decode_frequent(&tag.op, text)
         .unwrap_or_else(|| serde_json::from_str(text))
         .map_err(|error| {
-            let found = format!("{} with {error}", Invalid::quote(&tag.op));
+            let found = format!("{} with {}", Invalid::quote(&tag.op), brief(&error));
             Invalid::new(Code::BadOp, found, "the members of that op").in_field("op")
         })
 }
+
+/// What a parser says, without the rest of a long value that it quotes.
+fn brief(error: &serde_json::Error) -> String {
+    let mut text = error.to_string();
+    if let Some((end, _)) = text.char_indices().nth(BRIEF_CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// The sentences of parsers are shorter, but for the value in them.
+const BRIEF_CHARS_MAX: usize = 160;
 
 #[cfg(test)]
 mod tests {
@@ -337,6 +348,7 @@ mod tests {
             (r#"{"op":"ping","op":"pong"}"#, Code::BadOp),
             (r#"{"op":"at"}"#, Code::BadOp),
             (r#"{"op":"at","n":-1}"#, Code::BadOp),
+            (r#"{"op":"at","n":9223372036854775808}"#, Code::BadOp),
             (r#"{"op":"seen","ranges":[[2,1]]}"#, Code::BadOp),
         ] {
             assert_eq!(
@@ -348,6 +360,15 @@ mod tests {
         let frame = Bytes::from_static(b"{\"type\":\"\xff\",\"payload\":1}");
         let error = decode_for_consumer(&frame, &Limits::default()).unwrap_err();
         assert_eq!(error.code, Code::BadJson);
+        let long = "x".repeat(100_000);
+        for text in [
+            format!(r#"{{"op":"at","n":"{long}"}}"#),
+            format!(r#"{{"op":"hello","producer":"{long}"}}"#),
+            format!(r#"{{"op":"{long}"}}"#),
+        ] {
+            let error = read(&text).unwrap_err().to_string();
+            assert!(error.len() < 500, "{} bytes", error.len());
+        }
         let error = read(r#"{"op":"deliver"}"#).unwrap_err().to_string();
         assert!(error.contains("\"deliver\""), "it names the op: {error}");
     }

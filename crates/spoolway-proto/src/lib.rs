@@ -47,8 +47,8 @@ pub use invalid::{Code, Invalid};
 pub use line::{LineDecoder, LineError};
 pub use message::{COMMAND, Message, PRIORITY_DEFAULT, SIZE_FIXED};
 pub use op::{
-    Ack, ConsumerHello, ConsumerOp, HOLD_MAX_MS, PING_EVERY_MS, PROTOCOL_VERSION, ProducerHello,
-    ProducerOp, RESUME_GRACE_MS, SILENCE_MAX_MS,
+    Ack, ConsumerHello, ConsumerOp, HOLD_MAX_MS, NUMBER_MAX, PING_EVERY_MS, PROTOCOL_VERSION,
+    ProducerHello, ProducerOp, RESUME_GRACE_MS, SILENCE_MAX_MS,
 };
 pub use payload::Payload;
 pub use ranges::{RANGES_MAX, Ranges};

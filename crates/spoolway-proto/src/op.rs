@@ -23,6 +23,10 @@ pub const HOLD_MAX_MS: u64 = 2_000;
 /// milliseconds.
 pub const RESUME_GRACE_MS: u64 = 250;
 
+/// The highest number, count or epoch that a producer may name: what is added to it overflows nowhere, and the queue file
+/// can hold it.
+pub const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// What a producer says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -32,6 +36,7 @@ pub enum ProducerOp {
     /// The next message has number `n`. Sent only after what it skips is committed.
     At {
         /// The number of the next message.
+        #[serde(deserialize_with = "number")]
         n: u64,
     },
     /// Which answers have arrived: the consumer may forget those outcomes.
@@ -39,10 +44,10 @@ pub enum ProducerOp {
         /// Numbers that are settled; none where only the counts are news.
         ranges: Ranges,
         /// How many numbers ended with a row of the queue file that this producer made, cumulative.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "number")]
         queue: u64,
         /// How many numbers ended with nothing that holds them, cumulative.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "number")]
         err: u64,
     },
     /// Asks for a `pong`.
@@ -61,6 +66,7 @@ pub struct ProducerHello {
     /// Who sends.
     pub producer: ProducerId,
     /// Which connection of it.
+    #[serde(deserialize_with = "number")]
     pub epoch: Epoch,
     /// Name and version of the program, for logs; at most 255 bytes.
     #[serde(default, deserialize_with = "short_text")]
@@ -69,17 +75,19 @@ pub struct ProducerHello {
     #[serde(default)]
     pub ack: AckLevel,
     /// The number of the first message on this connection; all below are settled.
+    #[serde(deserialize_with = "number")]
     pub first: u64,
     /// The first number that was never sent before.
+    #[serde(deserialize_with = "number")]
     pub fresh: u64,
     /// How many messages of this producer were answered over the socket, cumulative.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "number")]
     pub socket: u64,
     /// How many numbers ended with a row of the queue file that this producer made, cumulative.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number")]
     pub queue: u64,
     /// How many numbers ended with nothing that holds them, cumulative.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number")]
     pub err: u64,
 }
 
@@ -241,6 +249,31 @@ fn is_zero(count: &u64) -> bool {
 /// The longest name of a program that is kept for logs.
 const PROGRAM_BYTES_MAX: usize = 255;
 
+/// A number or a count.
+fn number<'de, D: Deserializer<'de>, T: From<Bounded>>(deserializer: D) -> Result<T, D::Error> {
+    let number = u64::deserialize(deserializer)?;
+    if number > NUMBER_MAX {
+        let found = de::Unexpected::Unsigned(number);
+        return Err(de::Error::invalid_value(found, &"at most 2^63 - 1"));
+    }
+    Ok(Bounded(number).into())
+}
+
+/// A number of at most [`NUMBER_MAX`].
+struct Bounded(u64);
+
+impl From<Bounded> for u64 {
+    fn from(Bounded(number): Bounded) -> Self {
+        number
+    }
+}
+
+impl From<Bounded> for Epoch {
+    fn from(Bounded(number): Bounded) -> Self {
+        Self(number)
+    }
+}
+
 fn short_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.len() > PROGRAM_BYTES_MAX {
@@ -264,6 +297,40 @@ mod tests {
     }
 
     #[test]
+    fn numbers_counts_and_epochs_end_where_the_queue_file_does() {
+        let hello = |member: &str, n: u64| {
+            let rest: String = ["epoch", "first", "fresh", "socket", "queue", "err"]
+                .iter()
+                .map(|name| format!(",\"{name}\":{}", if *name == member { n } else { 1 }))
+                .collect();
+            format!(
+                r#"{{"op":"hello","version":1,"producer":"{}"{rest}}}"#,
+                ProducerId::from_u128(1)
+            )
+        };
+        let past = NUMBER_MAX + 1;
+        let mut pairs = vec![(
+            format!(r#"{{"op":"at","n":{NUMBER_MAX}}}"#),
+            format!(r#"{{"op":"at","n":{past}}}"#),
+        )];
+        for member in ["epoch", "first", "fresh", "socket", "queue", "err"] {
+            pairs.push((hello(member, NUMBER_MAX), hello(member, past)));
+        }
+        for member in ["queue", "err"] {
+            let seen = |n: u64| format!(r#"{{"op":"seen","ranges":[],"{member}":{n}}}"#);
+            pairs.push((seen(NUMBER_MAX), seen(past)));
+        }
+        for (last, past) in pairs {
+            let read = |text: &str| {
+                decode_for_consumer(&text.to_owned().into(), &Limits::default())
+                    .map_err(|invalid| invalid.code)
+            };
+            assert!(matches!(read(&last), Ok(Incoming::Op(_))), "{last}");
+            assert_eq!(read(&past), Err(Code::BadOp), "{past}");
+        }
+    }
+
+    #[test]
     fn ops_of_a_producer_survive_the_wire() {
         let hello = ProducerHello {
             version: PROTOCOL_VERSION,
@@ -280,7 +347,7 @@ mod tests {
         let ranges = Ranges::from_iter([1, 2, 4]);
         for op in [
             ProducerOp::Hello(hello),
-            ProducerOp::At { n: u64::MAX },
+            ProducerOp::At { n: NUMBER_MAX },
             ProducerOp::Seen {
                 ranges,
                 queue: 12,

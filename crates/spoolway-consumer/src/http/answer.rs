@@ -12,7 +12,7 @@ const RETRY_AFTER_S: &str = "1";
 
 /// A request that is refused as a whole; nothing of it was taken.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     code: &'static str,
     error: String,

@@ -19,7 +19,7 @@ const TRACEPARENT: &str = "traceparent";
 
 /// What a body says it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// JSON, or what programs send that do not say: `curl -d` calls it a form.
     Json,
     /// One JSON value a line.
@@ -27,10 +27,10 @@ pub(super) enum Kind {
 }
 
 /// The messages of a body.
-pub(super) struct Messages {
-    pub(super) all: Vec<Result<Message, Invalid>>,
+pub(crate) struct Messages {
+    pub(crate) all: Vec<Result<Message, Invalid>>,
     /// The body was one message, not a list of one.
-    pub(super) alone: bool,
+    pub(crate) alone: bool,
 }
 
 impl Messages {
@@ -68,7 +68,8 @@ fn too_large(max: usize) -> Refusal {
     Invalid::new(Code::TooLarge, "a larger body", allowed).into()
 }
 
-fn kind(headers: &HeaderMap) -> Result<Kind, Refusal> {
+/// What the headers say of a body.
+pub(crate) fn kind(headers: &HeaderMap) -> Result<Kind, Refusal> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let unsupported = |found: &str, allowed| {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -107,12 +108,12 @@ pub(super) fn trace(headers: &HeaderMap) -> Option<(String, String)> {
 }
 
 /// The JSON value that a body is.
-pub(super) fn payload(body: Bytes) -> Result<Payload, Refusal> {
+pub(crate) fn payload(body: Bytes) -> Result<Payload, Refusal> {
     Ok(Payload::from_json(body)?)
 }
 
 /// The messages that a body holds.
-pub(super) fn messages(kind: Kind, body: Bytes, limits: &Limits) -> Result<Messages, Refusal> {
+pub(crate) fn messages(kind: Kind, body: Bytes, limits: &Limits) -> Result<Messages, Refusal> {
     if kind == Kind::Lines {
         return lines(body, limits);
     }

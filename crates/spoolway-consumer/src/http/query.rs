@@ -9,7 +9,7 @@ const NAMES: &str = "`type`, `id`, `timestamp`, `sender`, `recipient`, `topic`, 
      `deliver_at`, `ack`, `correlation_id`, `request_id` or `reply_to`";
 
 /// The message with what the query says of it.
-pub(super) fn message(
+pub(crate) fn message(
     query: &str,
     mut message: Message,
     limits: &Limits,
